@@ -1,0 +1,118 @@
+"""Rules without a bank: the memoryless heuristics, and the start from nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from nsr_gym.agents.base import DISCARD, UPDATE, Ints, RandomState, RuleAgent, State
+from nsr_gym.agents.thresholds import thresholds
+from numpy.typing import NDArray
+
+
+class GreedyAgent(RuleAgent):
+    """The whole rank to the newcomer: every switch overwrites everything."""
+
+    access = "memoryless"
+
+    def act(self, observation: NDArray[Any], state: State) -> tuple[Ints, State]:
+        """Return actions (n, 3) for observations (n, size), and the next state."""
+        return self.action(len(observation)), state
+
+
+class UniformAgent(RuleAgent):
+    """An equal share of the rank to each task: max(1, R // M)."""
+
+    access = "memoryless"
+
+    def act(self, observation: NDArray[Any], state: State) -> tuple[Ints, State]:
+        """Return actions (n, 3) for observations (n, size), and the next state."""
+        share = max(1, self.config.max_rank // self.config.num_tasks)
+        return self.action(len(observation), rank=self.rank_index(share)), state
+
+
+class LossProportionalAgent(RuleAgent):
+    """Rank in proportion to the active adapter's loss on the newcomer.
+
+    The share of R is loss / (loss + log C), the scaled loss that is observed.
+    """
+
+    access = "memoryless"
+
+    def act(self, observation: NDArray[Any], state: State) -> tuple[Ints, State]:
+        """Return actions (n, 3) for observations (n, size), and the next state."""
+        share = self.layout.read(observation, "active_loss")[:, 0]
+        rank = self.rank_index(np.rint(share * self.config.max_rank))
+        return self.action(len(observation), rank=rank), state
+
+
+class RecencyAgent(RuleAgent):
+    """Half the rank to the newcomer, so that the two latest tasks share the subspace."""
+
+    access = "memoryless"
+
+    def act(self, observation: NDArray[Any], state: State) -> tuple[Ints, State]:
+        """Return actions (n, 3) for observations (n, size), and the next state."""
+        rank = self.rank_index(max(1, self.config.max_rank // 2))
+        return self.action(len(observation), rank=rank), state
+
+
+class RandomRankAgent(RuleAgent):
+    """Any rank, uniformly."""
+
+    access = "memoryless"
+
+    def act(self, observation: NDArray[Any], state: State) -> tuple[Ints, State]:
+        """Return actions (n, 3) for observations (n, size), and the next state."""
+        numbers, state = RandomState.draw(state, len(observation), 1)
+        rank = (numbers[:, 0] * len(self.config.ranks)).astype(np.int64)
+        return self.action(len(observation), rank=rank), state
+
+    def initial_state(self, seeds: Sequence[int]) -> State:
+        """Return the state to begin n episodes with."""
+        return RandomState.start(seeds)
+
+
+class PinOneAgent(RuleAgent):
+    """Keep the first task for good; learn every other one in a scratch copy and revert.
+
+    The best policy without a bank in reading B of the regret theorem: of M tasks it fails
+    on M - 1. Where the active adapter already fits the arrived task, only its lightest
+    direction is trained; nothing of a visit is kept after the first.
+    """
+
+    access = "memoryless"
+
+    def __init__(self, env: Any, *, threshold: float | None = None) -> None:
+        """Fit the rule to an environment.
+
+        Args:
+            env: the environment.
+            threshold: loss in nats below which the active adapter counts as fitting; None
+                takes the value calibrated on train-split streams.
+        """
+        super().__init__(env)
+        self.threshold = thresholds(env).trial_loss if threshold is None else threshold
+
+    def act(self, observation: NDArray[Any], state: State) -> tuple[Ints, State]:
+        """Return actions (n, 3) for observations (n, size), and the next state."""
+        empty = self.layout.read(observation, "adapter_empty")[:, 0] > 0.5
+        loss = self.layout.unscale_loss(self.layout.read(observation, "active_loss")[:, 0])
+        fits = ~empty & (loss < self.threshold)
+        full = len(self.config.ranks) - 1
+        return self.action(
+            len(observation),
+            rank=np.where(fits, 0, full),
+            reserve=np.where(empty, UPDATE, DISCARD),
+        ), state
+
+
+class FreshAgent(RuleAgent):
+    """Start every visit afresh at full rank; nothing survives a switch."""
+
+    access = "visit"
+
+    def act(self, observation: NDArray[Any], state: State) -> tuple[Ints, State]:
+        """Return actions (n, 3) for observations (n, size), and the next state."""
+        return self.action(len(observation)), state

@@ -1,0 +1,24 @@
+"""The Gymnasium environments of the suite, and the parts to build others from."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_EXPORTS = {
+    "CyclicDigitsEnv": "cyclic_digits",
+    "CyclicDigitsVectorEnv": "cyclic_digits",
+    "ContinualEnv": "custom",
+    "ContinualVectorEnv": "custom",
+    "EpisodeConfig": "config",
+    "mask_parts": "single",
+}
+
+__all__ = sorted(_EXPORTS)
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded on first use: the environments need torch, importing the package must not.
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)

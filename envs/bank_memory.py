@@ -1,0 +1,172 @@
+"""Access to the bank: what is seen of it, and what an action does with it."""
+
+from __future__ import annotations
+
+import numpy as np
+from nsr_gym.envs.config import EpisodeConfig
+from nsr_gym.envs.dynamics import Arrival, Dynamics, Floats, Ints, Visits
+from nsr_gym.envs.layout import GLOBAL_FIELDS, VIEW_FIELDS, ObservationLayout
+from nsr_gym.envs.memory import ADD, DISCARD, UPDATE, Bools, Progress
+from numpy.typing import NDArray
+
+from nsr_gym.bank import TaskKnowledgeBank
+
+
+class BankMemory:
+    """A TaskKnowledgeBank per episode; nothing else survives a switch.
+
+    Attributes:
+        bank: the E banks.
+        layout: of the observations.
+    """
+
+    def __init__(self, dynamics: Dynamics, config: EpisodeConfig, num_episodes: int) -> None:
+        self._dynamics, self._config = dynamics, config
+        self.bank = TaskKnowledgeBank(
+            capacity=config.capacity,
+            capacity_bytes=config.capacity_bytes,
+            embedding_dim=dynamics.embedding_dim,
+            retention=config.retention,
+            num_banks=num_episodes,
+            store=dynamics.store(),
+            tags=("task", "refined"),
+        )
+        sizes = dict.fromkeys(VIEW_FIELDS, config.view_size) | dict.fromkeys(GLOBAL_FIELDS, 1)
+        if config.observe_task_id:
+            sizes |= {"same_task": config.view_size, "task": 1}
+        self.layout = ObservationLayout(sizes, dynamics.pool.num_classes, config.ranks)
+        self._view = np.full((num_episodes, config.view_size), -1, dtype=np.int64)
+        self._embedding = np.zeros((num_episodes, dynamics.embedding_dim), dtype=np.float32)
+
+    def begin(self, rows: Ints) -> None:
+        """Forget everything about episodes that start anew."""
+        self.bank.clear(rows=rows)
+
+    def observe(self, arrival: Arrival, progress: Progress) -> NDArray[np.float32]:
+        """Return what a policy sees of tasks that arrive, (n, size); changes nothing."""
+        config, bank, layout = self._config, self.bank, self.layout
+        slots, similarity = self._viewed(arrival)
+        rows, held = arrival.visits.rows, slots >= 0
+        place = rows[:, None], np.maximum(slots, 0)
+        loss = self._dynamics.trial_loss(arrival, bank, slots)
+        scaled = np.ones(slots.shape)
+        scaled[held] = layout.scale_loss(loss[held])
+        horizon = config.num_visits
+        values = {
+            "similarity": similarity,
+            "stored_rank": held * bank.rank[place] / config.max_rank,
+            "accuracy": held * bank.accuracy[place],
+            "age": held * (bank.clock[rows, None] - bank.reserved_at[place]) / horizon,
+            "recalls": held * bank.times_recalled[place] / horizon,
+            "trial_loss": scaled,
+            "occupancy": bank.entries[rows] / max(1, config.capacity or horizon),
+            "budget_left": self._budget_left(rows),
+            "visits_left": progress.visits_left,
+            "bare_loss": layout.scale_loss(arrival.bare_loss),
+        }
+        if config.observe_task_id:
+            values["same_task"] = held & self._same_task(arrival, slots)
+            values["task"] = progress.task_share
+        return layout.encode(len(rows), values)
+
+    def admit(self, arrival: Arrival) -> None:
+        """Make the arrived tasks the visited ones."""
+        rows = arrival.visits.rows
+        self._view[rows], _ = self._viewed(arrival)
+        self._embedding[rows] = arrival.embedding
+
+    def masks(self, rows: Ints) -> Bools:
+        """Return which values each action component may take, (n, S + 1 + Q + 3).
+
+        Nothing can be recalled beyond the entries in view, nothing added to a bank that is
+        full and keeps the first, or that can hold nothing at all.
+        """
+        config, bank = self._config, self.bank
+        recall = np.ones((len(rows), config.view_size + 1), dtype=bool)
+        recall[:, 1:] = self._view[rows] >= 0
+        rank = np.ones((len(rows), len(config.ranks)), dtype=bool)
+        reserve = np.ones((len(rows), 3), dtype=bool)
+        closed = np.zeros(len(rows), dtype=bool)
+        if config.capacity is not None:
+            full = bank.entries[rows] >= config.capacity
+            closed = full & (config.retention == "pin" or config.capacity == 0)
+        reserve[:, ADD] = ~closed
+        # An update adds after a fresh start, so it stays open only while something is held.
+        reserve[:, UPDATE] = ~closed | (bank.entries[rows] > 0)
+        return np.concatenate([recall, rank, reserve], axis=1)
+
+    def visit(self, visits: Visits, actions: Ints) -> tuple[Ints, Floats]:
+        """Carry out actions (n, 3); return the executed ones and the accuracies (n, L + 1)."""
+        bank, rows, executed = self.bank, visits.rows, actions.copy()
+        executed[:, 0] = np.minimum(actions[:, 0], (self._view[rows] >= 0).sum(axis=1))
+        recalled = executed[:, 0] > 0
+        slots = np.where(recalled, self._view[rows, executed[:, 0] - 1], -1)
+        ranks = np.array(self._config.ranks, dtype=np.int64)[executed[:, 1]]
+        bank.tick(rows=rows)
+        if recalled.any():
+            bank.mark_recalled(slots[recalled], rows=rows[recalled])
+        refined = np.where(recalled, bank.tags["refined"][rows, np.maximum(slots, 0)] + 1, 0)
+        curve = self._dynamics.learn(visits, bank, slots, ranks)
+
+        update = recalled & (executed[:, 2] == UPDATE)
+        add = (executed[:, 2] != DISCARD) & ~update
+        for chosen, fresh in ((update, False), (add, True)):
+            if not chosen.any():
+                continue
+            entry = {
+                "embedding": self._embedding[rows[chosen]],
+                "accuracy": curve[chosen, -1],
+                "tags": {"task": visits.tasks[chosen], "refined": refined[chosen]},
+                **self._dynamics.result(rows[chosen]),
+            }
+            if fresh:
+                kept = bank.reserve(rows=rows[chosen], **entry).slot >= 0
+            else:
+                kept = bank.replace(slots[chosen], rows=rows[chosen], **entry).slot >= 0
+            executed[np.flatnonzero(chosen)[~kept], 2] = DISCARD
+        return executed, curve
+
+    def entries(self, rows: Ints) -> Ints:
+        """Return how many entries are held, (n,)."""
+        return np.asarray(self.bank.entries[rows])
+
+    def nbytes(self, rows: Ints) -> Ints:
+        """Return the bytes that survive the switch, (n,)."""
+        return np.asarray(self.bank.nbytes(rows=rows))
+
+    def used_accuracy(self, arrival: Arrival, actions: Ints | None) -> Floats:
+        """Return the test accuracy (n,) of the entries that actions would recall."""
+        slots, _ = self._viewed(arrival)
+        if actions is None:
+            chosen = slots[:, 0]
+        else:
+            recall = np.minimum(actions[:, 0], (slots >= 0).sum(axis=1))
+            chosen = np.where(recall > 0, slots[np.arange(len(slots)), recall - 1], -1)
+        return self._dynamics.accuracy(arrival.visits, self.bank, chosen)
+
+    def _viewed(self, arrival: Arrival) -> tuple[Ints, Floats]:
+        """Return slots and similarities in view, (n, S) each; -1 and 0 where there is none."""
+        size, rows = self._config.view_size, arrival.visits.rows
+        n = size if not self._config.observe_task_id else max(1, self.bank.slots)
+        hits = self.bank.recall(arrival.embedding, top_n=n, rows=rows)
+        slots = np.where(hits.valid, hits.slot, -1)
+        similarity = np.where(hits.valid, hits.similarity, 0.0)
+        if self._config.observe_task_id:
+            # The oracle's entries come first, or a full view could hide them.
+            own = (slots >= 0) & self._same_task(arrival, slots)
+            order = np.argsort(~own, axis=1, kind="stable")
+            slots = np.take_along_axis(slots, order, axis=1)
+            similarity = np.take_along_axis(similarity, order, axis=1)
+        missing = max(0, size - slots.shape[1])
+        slots = np.pad(slots[:, :size], ((0, 0), (0, missing)), constant_values=-1)
+        return slots, np.pad(similarity[:, :size], ((0, 0), (0, missing)))
+
+    def _same_task(self, arrival: Arrival, slots: Ints) -> Bools:
+        tags = self.bank.tags["task"][arrival.visits.rows[:, None], np.maximum(slots, 0)]
+        return np.asarray(tags == arrival.visits.tasks[:, None])
+
+    def _budget_left(self, rows: Ints) -> Floats:
+        budget = self._config.capacity_bytes
+        if budget is None:
+            return np.ones(len(rows))
+        return 1.0 - self.bank.nbytes(rows=rows) / max(1, budget)

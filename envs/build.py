@@ -1,0 +1,47 @@
+"""Puts an engine together from its parts."""
+
+from __future__ import annotations
+
+from nsr_gym.envs.active_memory import ActiveMemory
+from nsr_gym.envs.bank_memory import BankMemory
+from nsr_gym.envs.config import EpisodeConfig
+from nsr_gym.envs.engine import EpisodeEngine
+from nsr_gym.envs.live import LiveDynamics
+from nsr_gym.envs.memory import Memory
+
+from nsr_gym.backbones.base import Backbone
+from nsr_gym.errors import InvalidValueError
+from nsr_gym.learning.data import TaskData
+
+
+def live_engine(
+    data: TaskData, backbone: Backbone, config: EpisodeConfig, num_episodes: int
+) -> EpisodeEngine:
+    """Build an engine whose visits train real adapters.
+
+    Args:
+        data: a pool prepared for the backbone; its split overrides nothing and must match.
+        backbone: the frozen network.
+        config: the arguments of the episode.
+        num_episodes: E.
+
+    Raises:
+        InvalidValueError: arguments that do not fit each other, the pool or the backbone.
+    """
+    if isinstance(num_episodes, bool) or not isinstance(num_episodes, int) or num_episodes < 1:
+        raise InvalidValueError(
+            f"Expected num_envs to be a whole number of at least 1; got {num_episodes!r}."
+        )
+    if data.pool.split != config.split:
+        raise InvalidValueError(
+            f"Expected a pool of split {config.split!r}; got {data.pool.split!r}."
+        )
+    dynamics = LiveDynamics(data, backbone, config, num_episodes)
+    memory: Memory
+    if config.access == "bank":
+        memory = BankMemory(dynamics, config, num_episodes)
+    else:
+        memory = ActiveMemory(
+            dynamics, config, num_episodes, persistent=config.access == "memoryless"
+        )
+    return EpisodeEngine(config, dynamics, memory, num_episodes)

@@ -1,0 +1,169 @@
+"""The arguments that every continual-learning environment takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+from nsr_gym.errors import InvalidValueError, unknown
+from nsr_gym.streams import SCHEDULES
+from nsr_gym.tasks import SPLITS
+
+ACCESS = ("bank", "memoryless", "visit")
+REWARDS = ("post_task", "online")
+OBSERVATIONS = ("flat", "dict")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeConfig:
+    """What an episode looks like, in plain JSON values.
+
+    Attributes:
+        split: `"train"` or `"test"`: from which pool tasks are drawn.
+        num_tasks: M, distinct tasks of one episode.
+        cycles: C; an episode has M C visits.
+        schedule: order of the visits, a name of `nsr_gym.streams.SCHEDULES`.
+        markov_noise: with `schedule="markov"`, the probability of leaving the cycle.
+        access: `"bank"`, `"memoryless"` or `"visit"`: what a policy may use.
+        view_size: S, bank entries in view.
+        ranks: ranks that can be granted; the largest is R.
+        capacity: entries the bank holds; None for no limit.
+        capacity_bytes: bytes the bank holds; None for no limit.
+        retention: which entry goes when the bank is full.
+        energy: store at the lowest rank that keeps this share of the energy, instead of the
+            granted rank; None for the granted rank.
+        reward: `"post_task"` (accuracy at the end of the visit) or `"online"` (mean over its
+            learning steps).
+        rank_cost: taken from the reward for every granted rank.
+        observation: `"flat"` (a Box) or `"dict"` (the same values by name).
+        observe_task_id: tell the agent the task and which entries are its own (an ablation,
+            for the oracle).
+        support_size: images that embed a task and measure trial loads.
+        learning_steps: L, learning steps of a visit.
+        updates: u, optimiser updates of a learning step.
+        batch_size: images of an update.
+        learning_rate: of Adam.
+        distillation: weight of the distillation after a recall, kd.
+        temperature: of the distillation.
+        init_gain: standard deviation of a fresh direction's entries times sqrt(d_in).
+        device: `"cpu"` or a CUDA device.
+    """
+
+    split: str = "train"
+    num_tasks: int = 10
+    cycles: int = 6
+    schedule: str = "cyclic"
+    markov_noise: float | None = None
+    access: str = "bank"
+    view_size: int = 8
+    ranks: tuple[int, ...] = (1, 2, 4, 8)
+    capacity: int | None = 16
+    capacity_bytes: int | None = None
+    retention: str = "lru"
+    energy: float | None = None
+    reward: str = "post_task"
+    rank_cost: float = 0.0
+    observation: str = "flat"
+    observe_task_id: bool = False
+    support_size: int = 64
+    learning_steps: int = 15
+    updates: int = 3
+    batch_size: int = 32
+    learning_rate: float = 1e-2
+    distillation: float = 0.1
+    temperature: float = 2.0
+    init_gain: float = 2.0
+    device: str = "cpu"
+
+    @classmethod
+    def from_arguments(cls, arguments: Mapping[str, Any]) -> Self:
+        """Build the configuration from an environment's keyword arguments.
+
+        Raises:
+            UnknownNameError: an argument does not exist; the message names the closest.
+            InvalidValueError: a value is of another type or out of range.
+        """
+        known = {field.name for field in fields(cls)}
+        for name in arguments:
+            if name not in known:
+                raise unknown("environment argument", name, known)
+        return cls(**arguments)
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+            UnknownNameError: a split, schedule, access level, ... that does not exist.
+            InvalidValueError: a value of another type or out of range.
+        """
+        for name, choices in (
+            ("split", SPLITS),
+            ("schedule", tuple(SCHEDULES)),
+            ("access", ACCESS),
+            ("reward", REWARDS),
+            ("observation", OBSERVATIONS),
+        ):
+            if getattr(self, name) not in choices:
+                raise unknown(name, getattr(self, name), choices)
+        for name in (
+            "num_tasks", "cycles", "view_size", "support_size", "learning_steps", "updates",
+            "batch_size",
+        ):  # fmt: skip
+            _check_whole(name, getattr(self, name), least=1)
+        for name in ("capacity", "capacity_bytes"):
+            if getattr(self, name) is not None:
+                _check_whole(name, getattr(self, name), least=0)
+        _check_number("rank_cost", self.rank_cost, low=0.0)
+        _check_number("init_gain", self.init_gain, low=0.0, open_low=True)
+        if self.energy is not None:
+            _check_number("energy", self.energy, low=0.0, high=1.0, open_low=True)
+        ranks = self.ranks
+        if isinstance(ranks, list):
+            object.__setattr__(self, "ranks", ranks := tuple(ranks))
+        if not isinstance(ranks, tuple) or not ranks:
+            raise InvalidValueError(f"Expected ranks as a list of whole numbers; got {ranks!r}.")
+        for rank in ranks:
+            _check_whole("every rank", rank, least=1)
+        if list(ranks) != sorted(set(ranks)):
+            raise InvalidValueError(
+                f"Expected ranks in ascending order, each once; got {list(ranks)}."
+            )
+
+    @property
+    def max_rank(self) -> int:
+        """R, the largest rank that can be granted and the rank of the active adapter."""
+        return self.ranks[-1]
+
+    @property
+    def num_visits(self) -> int:
+        """V, the visits of an episode."""
+        return self.num_tasks * self.cycles
+
+
+def _check_whole(name: str, value: object, *, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InvalidValueError(
+            f"Expected {name} to be a whole number of at least {least}; got {value!r}."
+        )
+
+
+def _check_number(
+    name: str,
+    value: object,
+    *,
+    low: float,
+    high: float = float("inf"),
+    open_low: bool = False,
+) -> None:
+    inside = (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and (low < value if open_low else low <= value)
+        and value <= high
+        and value != float("inf")
+    )
+    if not inside:
+        bound = f"above {low:g}" if open_low else f"of at least {low:g}"
+        top = "" if high == float("inf") else f" and at most {high:g}"
+        raise InvalidValueError(f"Expected {name} to be a number {bound}{top}; got {value!r}.")

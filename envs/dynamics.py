@@ -1,0 +1,104 @@
+"""What happens inside a visit, behind one interface for live and recorded outcomes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nsr_gym.bank.bank import TaskKnowledgeBank
+from nsr_gym.bank.store import FactorStore
+from nsr_gym.tasks import TaskPool
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Visits:
+    """Some episodes' current visits.
+
+    Attributes:
+        rows: (n,) the episodes.
+        tasks: (n,) the visited tasks, as positions in the pool.
+        numbers: (n,) how many visits each episode has had before.
+    """
+
+    rows: Ints
+    tasks: Ints
+    numbers: Ints
+
+    def __len__(self) -> int:
+        """Return n."""
+        return len(self.rows)
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """What is known of a task when it arrives, before anything is learned.
+
+    Attributes:
+        visits: the visits it belongs to.
+        embedding: (n, d) float32 unit vectors.
+        bare_loss: (n,) loss in nats of the bare backbone on the support images.
+        support: the support images, in the dynamics' own form.
+    """
+
+    visits: Visits
+    embedding: NDArray[np.float32]
+    bare_loss: Floats
+    support: Any = None
+
+
+class Dynamics(Protocol):
+    """Outcomes of visits for E episodes side by side.
+
+    All randomness comes from each episode's key, drawn at its reset: the same key and the
+    same actions give the same outcomes, whatever episodes run beside it.
+    """
+
+    pool: TaskPool
+    embedding_dim: int
+    learning_steps: int
+    max_rank: int
+
+    def store(self) -> FactorStore:
+        """Return a new store for the bank's payload."""
+        ...
+
+    def begin(self, rows: Ints, keys: NDArray[np.uint64]) -> None:
+        """Start episodes `rows` with keys (n, 2)."""
+        ...
+
+    def arrive(self, visits: Visits) -> Arrival:
+        """Draw the support images of visits and embed them."""
+        ...
+
+    def probe(self, visits: Visits) -> Arrival:
+        """As `arrive`, with support images that depend on episode and task alone."""
+        ...
+
+    def trial_loss(self, arrival: Arrival, bank: TaskKnowledgeBank, slots: Ints) -> Floats:
+        """Return the loss in nats of loading bank entries, (n, S) for slots (n, S).
+
+        Slots of -1 give infinity.
+        """
+        ...
+
+    def learn(self, visits: Visits, bank: TaskKnowledgeBank, slots: Ints, ranks: Ints) -> Floats:
+        """Train from bank entries (slot -1: afresh) at granted ranks; (n, L + 1) accuracies."""
+        ...
+
+    def result(self, rows: Ints) -> dict[str, Any]:
+        """Return what the last `learn` left for `TaskKnowledgeBank.reserve`: rank and payload."""
+        ...
+
+    def accuracy(self, visits: Visits, bank: TaskKnowledgeBank, slots: Ints) -> Floats:
+        """Return the test accuracy (n,) of bank entries, of the bare backbone for slot -1."""
+        ...
+
+    def bare_accuracy(self, tasks: Ints) -> Floats:
+        """Return the test accuracy (n,) of the bare backbone."""
+        ...

@@ -1,0 +1,79 @@
+"""What survives the switch between two visits, behind one interface."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from nsr_gym.envs.dynamics import Arrival, Floats, Ints, Visits
+from nsr_gym.envs.layout import ObservationLayout
+from numpy.typing import NDArray
+
+Bools = NDArray[np.bool_]
+
+DISCARD, UPDATE, ADD = range(3)
+"""The third component of an action: drop the result, update the recalled entry (after a fresh
+start: add), add a new entry. Without a bank: revert the adapter, keep it, keep it."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What an observation says of the stream.
+
+    Attributes:
+        visits_left: (n,) share of the stream's visits that is left, this one included.
+        task_share: (n,) the visited task's index in its stream over M - 1; only shown with
+            `observe_task_id`.
+    """
+
+    visits_left: Floats
+    task_share: Floats
+
+
+class Memory(Protocol):
+    """Holds knowledge for E episodes and carries out actions on it."""
+
+    layout: ObservationLayout
+
+    def begin(self, rows: Ints) -> None:
+        """Forget everything about episodes that start anew."""
+        ...
+
+    def observe(self, arrival: Arrival, progress: Progress) -> NDArray[np.float32]:
+        """Return what a policy sees of tasks that arrive, (n, size); changes nothing."""
+        ...
+
+    def admit(self, arrival: Arrival) -> None:
+        """Make the arrived tasks the visited ones."""
+        ...
+
+    def masks(self, rows: Ints) -> Bools:
+        """Return which values each action component may take, (n, S + 1 + Q + 3)."""
+        ...
+
+    def visit(self, visits: Visits, actions: Ints) -> tuple[Ints, Floats]:
+        """Carry out actions (n, 3), given as recall, rank index and reserve.
+
+        Returns:
+            The executed actions (n, 3), which differ where an action could not be honoured,
+            and the accuracies (n, L + 1).
+        """
+        ...
+
+    def entries(self, rows: Ints) -> Ints:
+        """Return how many entries are held, (n,)."""
+        ...
+
+    def nbytes(self, rows: Ints) -> Ints:
+        """Return the bytes that survive the switch, (n,)."""
+        ...
+
+    def used_accuracy(self, arrival: Arrival, actions: Ints | None) -> Floats:
+        """Return the test accuracy (n,) of the model as it would be used for arrived tasks.
+
+        Args:
+            arrival: the tasks; nothing is learned and nothing changes.
+            actions: (n, 3) what the policy would do; None asks for the model in use.
+        """
+        ...

@@ -1,0 +1,217 @@
+"""The native vector-environment face of an episode engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from nsr_gym.envs.engine import EpisodeEngine, Info
+from nsr_gym.envs.render import RENDER_FPS, RENDER_MODES, check_render_mode, render
+from nsr_gym.envs.single import Observation, check_actions
+from numpy.typing import NDArray
+
+from nsr_gym.errors import InvalidValueError, StateError, unknown
+
+AUTORESET_MODES = {
+    "next_step": AutoresetMode.NEXT_STEP,
+    "same_step": AutoresetMode.SAME_STEP,
+    "disabled": AutoresetMode.DISABLED,
+}
+
+Step = tuple[Observation, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]
+
+
+class EngineVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
+    """n episodes of an engine as a Gymnasium vector environment.
+
+    Equal, seed for seed, to `SyncVectorEnv` over n single environments in every autoreset mode:
+    environment i is seeded with seed + i and keeps a generator of its own.
+    """
+
+    metadata = {"render_modes": list(RENDER_MODES), "render_fps": RENDER_FPS}
+
+    def __init__(
+        self,
+        engine: EpisodeEngine,
+        *,
+        autoreset_mode: str = "next_step",
+        render_mode: str | None = None,
+    ) -> None:
+        """Wrap an engine.
+
+        Raises:
+            UnknownNameError: an autoreset or render mode that does not exist.
+        """
+        if autoreset_mode not in AUTORESET_MODES:
+            raise unknown("autoreset mode", autoreset_mode, AUTORESET_MODES)
+        check_render_mode(render_mode)
+        self.engine = engine
+        self.num_envs = engine.num_episodes
+        self.render_mode = render_mode
+        self.single_observation_space = engine.observation_space
+        self.single_action_space = engine.action_space
+        self.observation_space = batch_space(engine.observation_space, self.num_envs)
+        self.action_space = batch_space(engine.action_space, self.num_envs)
+        self._mode = AUTORESET_MODES[autoreset_mode]
+        self.metadata = {**self.metadata, "autoreset_mode": self._mode}
+        self._generators: list[np.random.Generator | None] = [None] * self.num_envs
+        self._observations = np.zeros((self.num_envs, engine.layout.size), dtype=np.float32)
+        self._over = np.ones(self.num_envs, dtype=bool)
+        self._started = False
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start new episodes.
+
+        Args:
+            seed: an int s seeds environment i with s + i; a list gives one seed or None each;
+                None goes on with each environment's own generator.
+            options: `{"reset_mask": (n,) bool}` resets only some environments.
+
+        Raises:
+            InvalidValueError: seeds or mask of another length or type.
+        """
+        mask = np.ones(self.num_envs, dtype=bool)
+        if options is not None and "reset_mask" in options:
+            mask = self._check_mask(options["reset_mask"])
+        for i, one in enumerate(self._seeds(seed)):
+            if mask[i] and (one is not None or self._generators[i] is None):
+                self._generators[i], _ = seeding.np_random(one)
+        rows = np.flatnonzero(mask)
+        info = self._reset_rows(rows)
+        self._started = True
+        return self._shape(self._observations), self._spread(info, rows)
+
+    def step(self, actions: NDArray[np.int64]) -> Step:
+        """Play one visit in every environment.
+
+        Raises:
+            StateError: before the first reset, or of an episode that is over where autoreset
+                is disabled.
+            InvalidValueError: actions outside the action space.
+        """
+        if not self._started:
+            raise StateError("No episode is running; call reset() first.")
+        over = self._over.copy()
+        if over.any() and self._mode is AutoresetMode.DISABLED:
+            raise StateError(
+                f"Episodes {np.flatnonzero(over).tolist()} are over; reset them with "
+                "reset(options={'reset_mask': ...})."
+            )
+        n = self.num_envs
+        actions = np.asarray(actions)
+        if actions.shape[:1] != (n,):
+            raise InvalidValueError(f"Expected {n} actions; got shape {actions.shape}.")
+        rewards = np.zeros(n, dtype=np.float64)
+        terminated = np.zeros(n, dtype=bool)
+        infos: dict[str, Any] = {}
+        rows, stale = np.flatnonzero(~over), np.flatnonzero(over)
+        if len(rows):
+            checked = check_actions(self.engine, actions[rows])
+            seen, rewards[rows], terminated[rows], info = self.engine.step(rows, checked)
+            self._observations[rows] = seen
+            self._over = terminated.copy()
+            done = np.flatnonzero(terminated)
+            if len(done) and self._mode is AutoresetMode.SAME_STEP:
+                infos |= self._final(done, rows, info)
+                again = self._reset_rows(done)
+                place = np.searchsorted(rows, done)
+                for key, value in again.items():
+                    info[key][place] = value
+            infos |= self._spread(info, rows)
+        if len(stale):
+            # NEXT_STEP: the action is ignored, the reset observation comes with reward 0.
+            self._merge(infos, self._spread(self._reset_rows(stale), stale))
+        truncated = np.zeros(n, dtype=bool)
+        return self._shape(self._observations), rewards, terminated, truncated, infos
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Return which values each action component may take, (n, sum of nvec) bool."""
+        return self.engine.masks(np.arange(self.num_envs))
+
+    def render(self) -> tuple[Any, ...] | None:
+        """Return one frame per environment."""
+        if self.render_mode is None:
+            gym.logger.warn("render() was called without a render_mode; pass one to make_vec.")
+            return None
+        return tuple(render(self.engine, i, self.render_mode) for i in range(self.num_envs))
+
+    def _reset_rows(self, rows: NDArray[np.int64]) -> Info:
+        generators = [g for i in rows if (g := self._generators[i]) is not None]
+        self._observations[rows], info = self.engine.reset(rows, generators)
+        self._over[rows] = False
+        return info
+
+    def _final(self, done: NDArray[np.int64], rows: NDArray[np.int64], info: Info) -> Info:
+        final = np.full(self.num_envs, None, dtype=object)
+        shaped = self._shape(self._observations)
+        for i in done:
+            final[i] = (
+                {k: v[i] for k, v in shaped.items()} if isinstance(shaped, dict) else shaped[i]
+            )
+        place = np.searchsorted(rows, done)
+        mask = np.isin(np.arange(self.num_envs), done)
+        return {
+            "final_obs": final,
+            "_final_obs": mask,
+            "final_info": self._spread({k: v[place] for k, v in info.items()}, done),  # type: ignore[dict-item]
+            "_final_info": mask.copy(),
+        }
+
+    def _spread(self, info: Info, rows: NDArray[np.int64]) -> dict[str, Any]:
+        """Lay values of some environments into arrays over all, each with its mask."""
+        mask = np.isin(np.arange(self.num_envs), rows)
+        out: dict[str, Any] = {}
+        for key, value in info.items():
+            empty = None if value.dtype == object else 0
+            out[key] = np.full((self.num_envs, *value.shape[1:]), empty, dtype=value.dtype)
+            out[key][rows] = value
+            out[f"_{key}"] = mask.copy()
+        return out
+
+    @staticmethod
+    def _merge(into: dict[str, Any], other: dict[str, Any]) -> None:
+        for key, value in other.items():
+            if key.startswith("_") or key not in into:
+                into[key] = into[key] | value if key in into else value
+            else:
+                chosen = other[f"_{key}"]
+                into[key][chosen] = value[chosen]
+
+    def _seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
+        if seed is None:
+            return [None] * self.num_envs
+        if isinstance(seed, int | np.integer):
+            return [int(seed) + i for i in range(self.num_envs)]
+        if len(seed) != self.num_envs:
+            raise InvalidValueError(
+                f"Expected one seed for each of {self.num_envs} environments; got {len(seed)}."
+            )
+        return [None if one is None else int(one) for one in seed]
+
+    def _check_mask(self, mask: Any) -> NDArray[np.bool_]:
+        if (
+            not isinstance(mask, np.ndarray)
+            or mask.shape != (self.num_envs,)
+            or mask.dtype != np.bool_
+            or not mask.any()
+        ):
+            raise InvalidValueError(
+                f"Expected reset_mask as a boolean array of shape ({self.num_envs},) with at "
+                f"least one True; got {mask!r}."
+            )
+        return mask
+
+    def _shape(self, observations: NDArray[np.float32]) -> Observation:
+        if self.engine.config.observation == "dict":
+            return self.engine.layout.as_dict(observations)
+        return observations.copy()

@@ -1,0 +1,18 @@
+"""The TaskKnowledgeBank, its retention rules, stores and files."""
+
+from nsr_gym.bank.bank import Recall, Reserved, TaskKnowledgeBank
+from nsr_gym.bank.files import load_bank, save_bank
+from nsr_gym.bank.retention import RETENTION_RULES
+from nsr_gym.bank.store import CountedFactors, FactorStore, PerEntryFactors
+
+__all__ = [
+    "RETENTION_RULES",
+    "CountedFactors",
+    "FactorStore",
+    "PerEntryFactors",
+    "Recall",
+    "Reserved",
+    "TaskKnowledgeBank",
+    "load_bank",
+    "save_bank",
+]

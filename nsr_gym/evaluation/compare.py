@@ -1,0 +1,235 @@
+"""Environments x agents x seeds, run by local processes, resumed where they were stopped."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import platform
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import pandas as pd
+
+from nsr_gym.errors import InvalidValueError, StateError, unknown
+from nsr_gym.evaluation.cells import VISITS, Cell, ResultFolder, read_parquet, write_parquet
+from nsr_gym.registry import agent_spec
+
+_PACKAGES = ("nsr-gym", "gymnasium", "torch", "numpy", "pandas", "scikit-learn")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What is compared.
+
+    Attributes:
+        environments: ids.
+        agents: registered names, each run at its own access level.
+        seeds: the same for every agent: common random numbers.
+        arguments: of the environments, plain JSON.
+        block: seeds that one cell plays side by side.
+    """
+
+    environments: tuple[str, ...]
+    agents: tuple[str, ...]
+    seeds: tuple[int, ...]
+    arguments: dict[str, Any] = field(default_factory=dict)
+    block: int = 10
+
+    def __post_init__(self) -> None:
+        """Check every name before anything runs.
+
+        Raises:
+            UnknownNameError: an environment or agent that does not exist.
+            InvalidValueError: nothing to compare, repeated or negative seeds.
+        """
+        ids = [name for name in gym.registry if name.startswith("NSR/")]
+        for name in self.environments:
+            if name not in gym.registry:
+                raise unknown("environment", name, ids)
+        for name in self.agents:
+            agent_spec(name)
+        for what in ("environments", "agents", "seeds"):
+            values = getattr(self, what)
+            if len(values) == 0 or len(set(values)) != len(values):
+                raise InvalidValueError(
+                    f"Expected at least one of {what}, each once; got {list(values)}."
+                )
+        if min(self.seeds) < 0 or self.block < 1:
+            raise InvalidValueError(
+                "Expected seeds that are not negative and a block of at least 1; got "
+                f"{list(self.seeds)} and {self.block}."
+            )
+        if "access" in self.arguments or "observe_task_id" in self.arguments:
+            raise InvalidValueError(
+                "Each agent sets its own access level; leave access and observe_task_id out."
+            )
+
+    def cells(self) -> list[Cell]:
+        """Return the units of work, in the order of the table."""
+        return [
+            Cell(
+                environment=environment,
+                agent=agent,
+                seeds=self.seeds[first : first + self.block],
+                arguments=self.arguments,
+            )
+            for environment in self.environments
+            for agent in self.agents
+            for first in range(0, len(self.seeds), self.block)
+        ]
+
+
+def run(
+    comparison: Comparison,
+    folder: Path,
+    *,
+    workers: int | None = None,
+    resume: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> pd.DataFrame:
+    """Run a comparison into a folder and return the long table.
+
+    Args:
+        comparison: what to run.
+        folder: `runs/<name>`. A folder with the same comparison is gone on with; finished
+            cells are never run again.
+        workers: processes; None takes one for each core. 1 runs everything in this process.
+        resume: False refuses a folder that is there already.
+        progress: called with the visits made and cells finished since the last call.
+
+    Raises:
+        StateError: the folder holds another comparison, or `resume` is False and it is there.
+        FileFormatError: a file in the folder is damaged.
+    """
+    results = ResultFolder(folder)
+    cells = comparison.cells()
+    _claim(results, comparison, resume)
+    results.remove_leftovers()
+    done = results.finished(cells)
+    todo = [cell for cell in cells if cell.key not in done]
+    count = workers if workers is not None else len(os.sched_getaffinity(0))
+    if count < 1:
+        raise InvalidValueError(f"Expected at least one worker; got {count}.")
+    began = time.time()
+    report = progress or (lambda visits, finished: None)
+    if count == 1 or len(todo) <= 1:
+        for cell in todo:
+            results.write_cell(cell, cell.run(lambda visits: report(visits, 0)))
+            report(0, 1)
+    else:
+        _run_pool(todo, results, min(count, len(todo)), report)
+    table = results.table(cells)
+    table.insert(0, "run", folder.name)
+    write_parquet(folder / VISITS, table)
+    manifest = results.read_manifest() or {}
+    manifest["streams"] = _streams(table)
+    manifest["seconds"] = manifest.get("seconds", 0.0) + time.time() - began
+    manifest["finished"] = True
+    results.write_manifest(manifest)
+    return table
+
+
+def load(folder: Path) -> pd.DataFrame:
+    """Read the long table of a finished comparison.
+
+    Raises:
+        FileFormatError: there is none, or it is damaged.
+    """
+    return read_parquet(folder / VISITS)
+
+
+def _claim(results: ResultFolder, comparison: Comparison, resume: bool) -> None:
+    """Write the manifest, or make sure that the one there is of the same comparison."""
+    wanted = {"comparison": _plain(asdict(comparison)), "versions": _versions()}
+    found = results.read_manifest()
+    if found is None:
+        if results.path.exists() and any(results.path.iterdir()):
+            raise StateError(
+                f"{results.path} is not empty and holds no comparison; choose another name."
+            )
+        results.path.mkdir(parents=True, exist_ok=True)
+        results.write_manifest(wanted | {"format": 1, "finished": False})
+        return
+    if not resume:
+        raise StateError(f"{results.path} is there already; choose another name.")
+    for part in wanted:
+        if found.get(part) != wanted[part]:
+            raise StateError(
+                f"{results.path} holds results of other {part}: {found.get(part)!r} there, "
+                f"{wanted[part]!r} asked for. Choose another name; nothing was overwritten."
+            )
+
+
+def _run_pool(
+    todo: list[Cell], results: ResultFolder, workers: int, report: Callable[[int, int], None]
+) -> None:
+    context = multiprocessing.get_context("spawn")
+    counter = context.Value("q", 0)
+    seen = 0
+
+    def tick(finished: int) -> None:
+        nonlocal seen
+        now = counter.value
+        report(now - seen, finished)
+        seen = now
+
+    pool = ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_start_worker, initargs=(counter,)
+    )
+    try:
+        waiting = {pool.submit(_work, cell, results) for cell in todo}
+        while waiting:
+            finished, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
+            for future in finished:
+                future.result()
+            tick(len(finished))
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
+
+
+_counter: Any = None
+
+
+def _start_worker(counter: Any) -> None:
+    global _counter
+    _counter = counter
+    import torch
+
+    # One thread for each process: the products are small, and cores are shared by cells.
+    torch.set_num_threads(1)
+
+
+def _work(cell: Cell, results: ResultFolder) -> None:
+    def count(visits: int) -> None:
+        with _counter.get_lock():
+            _counter.value += visits
+
+    results.write_cell(cell, cell.run(count))
+
+
+def _streams(table: pd.DataFrame) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+    columns = ["environment", "seed", "stream_hash"]
+    for environment, seed, stream in table[columns].drop_duplicates().itertuples(index=False):
+        found.setdefault(str(environment), {})[str(seed)] = str(stream)
+    return found
+
+
+def _versions() -> dict[str, str]:
+    versions = {name: metadata.version(name) for name in _PACKAGES}
+    return versions | {"python": platform.python_version()}
+
+
+def _plain(value: Any) -> Any:
+    """Turn tuples into lists, as a round trip through JSON would."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

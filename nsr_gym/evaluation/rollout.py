@@ -1,0 +1,124 @@
+"""Plays whole episodes and writes down every visit."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pandas as pd
+
+from nsr_gym.errors import InvalidValueError
+from nsr_gym.registry import agent_spec, make_agent
+
+_INFO_COLUMNS = (
+    "visit", "cycle", "task", "task_name", "is_return", "recall", "rank", "reserve", "projected",
+    "reward_post_task", "reward_online", "accuracy_before", "accuracy_after", "recovery_steps",
+    "shortfall", "entries", "bytes",
+)  # fmt: skip
+
+
+def play(
+    environment: str,
+    agent: str,
+    seeds: Sequence[int],
+    *,
+    arguments: dict[str, Any] | None = None,
+    agent_arguments: dict[str, Any] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> pd.DataFrame:
+    """Play one episode per seed, all side by side, and return one row per visit.
+
+    Args:
+        environment: an id of the suite.
+        agent: a registered name; it is run at its own access level.
+        seeds: one episode each. Every agent sees the same streams and the same random numbers
+            for the same seed.
+        arguments: of the environment; `split` is `"test"` where they do not say.
+        agent_arguments: of the agent.
+        progress: called with the number of visits made since the last call.
+
+    Returns:
+        The long table, see DESIGN section 6; `retention` is the accuracy on every task of the
+        stream after the visit, of the model as the agent would use it.
+
+    Raises:
+        UnknownNameError: no such agent or argument.
+        InvalidValueError: no seeds, or an argument out of range.
+    """
+    if len(seeds) == 0:
+        raise InvalidValueError("Expected at least one seed; got none.")
+    spec = agent_spec(agent)
+    chosen = {"split": "test"} | (arguments or {}) | {"access": spec.access}
+    if spec.observe_task_id:
+        chosen["observe_task_id"] = True
+    env = gym.make_vec(environment, num_envs=len(seeds), vectorization_mode=None, **chosen)
+    try:
+        player = make_agent(agent, env, **(agent_arguments or {}))
+        frames = _episode(env, player, [int(seed) for seed in seeds], progress)
+    finally:
+        env.close()
+    table = pd.concat(frames, ignore_index=True)
+    engine_config = env.unwrapped.engine.config
+    table.insert(0, "environment", environment)
+    table.insert(1, "agent", agent)
+    table.insert(2, "access", spec.access)
+    table.insert(4, "split", engine_config.split)
+    table.insert(5, "num_tasks", engine_config.num_tasks)
+    return table.sort_values(["seed", "visit"], ignore_index=True)
+
+
+def _episode(
+    env: Any, player: Any, seeds: list[int], progress: Callable[[int], None] | None
+) -> list[pd.DataFrame]:
+    engine, n = env.unwrapped.engine, len(seeds)
+    rows = np.arange(n)
+    observation, _ = env.reset(seed=seeds)
+    state = player.initial_state(seeds) if hasattr(player, "initial_state") else None
+    start = np.ones(n, dtype=bool)
+    baseline = engine.baseline(rows)
+    takes_masks = "action_masks" in inspect.signature(player.predict).parameters
+    frames, over = [], False
+    while not over:
+        began = time.perf_counter()
+        masks = {"action_masks": env.unwrapped.action_masks()} if takes_masks else {}
+        actions, state = player.predict(
+            observation, state=state, episode_start=start, deterministic=True, **masks
+        )
+        observation, reward, terminated, _, info = env.step(actions)
+        spent = (time.perf_counter() - began) / n
+        start, over = terminated, bool(terminated.all())
+        done = info.get("final_info", info)
+        frame = pd.DataFrame({name: done[name] for name in _INFO_COLUMNS})
+        frame.insert(0, "seed", seeds)
+        frame.insert(1, "stream_hash", done["stream"])
+        frame["reward"] = reward
+        frame["curve"] = list(done["curve"])
+        frame["retention"] = list(engine.retention(rows, _chooser(engine, player, state)))
+        frame["baseline"] = list(baseline)
+        frame["seconds"] = spent
+        frames.append(frame)
+        if progress is not None:
+            progress(n)
+    return frames
+
+
+def _chooser(engine: Any, player: Any, state: Any) -> Callable[[np.ndarray], np.ndarray]:
+    """Ask a player what it would do for each task, from where it stands, M times as many rows."""
+
+    def choose(observation: np.ndarray) -> np.ndarray:
+        repeats = engine.config.num_tasks
+        repeated = (
+            None if state is None else tuple(np.repeat(part, repeats, axis=0) for part in state)
+        )
+        shown: Any = observation
+        if engine.config.observation == "dict":
+            shown = engine.layout.as_dict(observation)
+        start = np.zeros(len(observation), dtype=bool)
+        actions, _ = player.predict(shown, state=repeated, episode_start=start, deterministic=True)
+        return np.asarray(actions)
+
+    return choose

@@ -1,0 +1,1 @@
+"""Continual-learning metrics: accuracy matrices, recurring streams, recovery."""

@@ -1,0 +1,1 @@
+"""Reports on result tables: summary, terminal tables, figures."""
