@@ -119,6 +119,14 @@ class ActiveMemory:
         held = (self._born[rows] != _EMPTY).sum(axis=1) * self._persistent
         return self._dynamics.factor_bytes(held + self._scratch[rows])
 
+    def describe(self, row: int) -> list[str]:
+        """Return which visit each direction of the adapter was learned in."""
+        born = ["-" if b == _EMPTY else str(b + 1) for b in self._born[row]]
+        return [
+            f"active adapter: rank {len(born)}, {int(self.nbytes(np.array([row]))[0]):,} B",
+            "direction learned in visit: " + " ".join(born),
+        ]
+
     def used_accuracy(self, arrival: Arrival, actions: Ints | None) -> Floats:
         """Return the test accuracy (n,) of the active adapter, whatever the action."""
         rows = torch.as_tensor(arrival.visits.rows)

@@ -134,6 +134,28 @@ class BankMemory:
         """Return the bytes that survive the switch, (n,)."""
         return np.asarray(self.bank.nbytes(rows=rows))
 
+    def describe(self, row: int) -> list[str]:
+        """Return the bank as a table, most lately used entries first."""
+        bank, pool = self.bank, self._dynamics.pool
+        held = np.flatnonzero(bank.occupied[row])
+        view = self._view[row].tolist()
+        kinds = {kind: int(value[0]) for kind, value in bank.bytes_by_kind(rows=[row]).items()}
+        capacity = "no limit" if bank.capacity is None else f"capacity {bank.capacity}"
+        lines = [
+            f"bank: {len(held)} entries ({capacity}, {bank.retention}), "
+            + ", ".join(f"{kind} {value:,} B" for kind, value in kinds.items() if value),
+            "slot  view  rank  accuracy  age  recalls  refined  learned from",
+        ]
+        for slot in held[np.argsort(-bank.used_order[row, held])]:
+            seen = str(view.index(slot) + 1) if slot in view else "-"
+            lines.append(
+                f"{slot:4d}  {seen:>4}  {bank.rank[row, slot]:4d}  {bank.accuracy[row, slot]:8.3f}"
+                f"  {bank.clock[row] - bank.reserved_at[row, slot]:3d}"
+                f"  {bank.times_recalled[row, slot]:7d}  {bank.tags['refined'][row, slot]:7d}"
+                f"  {pool[int(bank.tags['task'][row, slot])].name}"
+            )
+        return lines
+
     def used_accuracy(self, arrival: Arrival, actions: Ints | None) -> Floats:
         """Return the test accuracy (n,) of the entries that actions would recall."""
         slots, _ = self._viewed(arrival)

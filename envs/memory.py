@@ -69,6 +69,10 @@ class Memory(Protocol):
         """Return the bytes that survive the switch, (n,)."""
         ...
 
+    def describe(self, row: int) -> list[str]:
+        """Return the lines of a table of what one episode holds."""
+        ...
+
     def used_accuracy(self, arrival: Arrival, actions: Ints | None) -> Floats:
         """Return the test accuracy (n,) of the model as it would be used for arrived tasks.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -19,7 +19,7 @@ _ROW = np.zeros(1, dtype=np.int64)
 class EngineEnv(gym.Env[Observation, NDArray[np.int64]]):
     """One episode of an engine as a Gymnasium environment."""
 
-    metadata = {"render_modes": list(RENDER_MODES), "render_fps": RENDER_FPS}
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": list(RENDER_MODES), "render_fps": RENDER_FPS}
 
     def __init__(self, engine: EpisodeEngine, *, render_mode: str | None = None) -> None:
         """Wrap an engine of one episode.

@@ -154,14 +154,14 @@ def pretrain(
 
 
 def _report(table: pd.DataFrame, folder: Path, reference: str, reward: Any) -> None:
-    from nsr_gym.report.figures import write_figures
+    from nsr_gym.report.figures import draw_figures
     from nsr_gym.report.summary import summarise
     from nsr_gym.report.terminal import render_summary
 
     summary = summarise(table, reference=reference, reward=reward)
     summary.to_csv(folder / "summary.csv", index=False)
     console.print(render_summary(summary))
-    figures = write_figures(table, folder / "figures", reference=reference, reward=reward)
+    figures = draw_figures(table, folder / "figures", reference=reference, reward=reward)
     for path in (folder / "visits.parquet", folder / "summary.csv", *figures):
         console.print(f"  {path}", highlight=False, soft_wrap=True)
 

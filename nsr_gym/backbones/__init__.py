@@ -1,0 +1,1 @@
+"""Frozen networks whose linear maps adapters modify."""

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def pretrain_mlp(
         )
     rng = np.random.default_rng(recipe.seed)
     widths = (x.shape[1], *recipe.widths, num_classes)
-    layers = [nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)]
+    layers = [nn.Linear(a, b) for a, b in pairwise(widths)]
     for layer in layers:
         bound = layer.in_features**-0.5
         for tensor in layer.parameters():

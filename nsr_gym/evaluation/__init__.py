@@ -1,0 +1,1 @@
+"""Whole comparisons: rollouts, cells, results, calibration."""

@@ -12,15 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsr_gym.backbones.pretrain import write_whole
+from nsr_gym.errors import DataError
 from nsr_gym.registry import make_agent
 
 
 def calibrate(environment: str, seeds: Sequence[int]) -> dict[str, Any]:
     """Find the similarity and the trial loss that tell a task's own entry from the others.
 
-    The oracle plays train-split episodes; every arrival shows the similarity and the trial
-    loss of entries that hold the task and of entries that do not. Each threshold is the
-    one with the fewest errors, midway between the nearest values on both sides.
+    The oracle plays train-split episodes. Of every arrival the best entry counts (the most
+    similar one, or the one with the lowest trial loss): it holds the task or it does not. Each
+    threshold is the one that decides most arrivals rightly, midway between the nearest values.
 
     Args:
         environment: id.
@@ -47,13 +48,13 @@ def calibrate(environment: str, seeds: Sequence[int]) -> dict[str, Any]:
     finally:
         env.close()
     arrivals = np.concatenate(seen)
+    arrivals = arrivals[layout.read(arrivals, "stored_rank")[:, 0] > 0]
     held = layout.read(arrivals, "stored_rank") > 0
-    own = (layout.read(arrivals, "same_task") > 0.5) & held
-    other = held & ~own
+    own = layout.read(arrivals, "same_task") > 0.5
     similarity = layout.read(arrivals, "similarity").astype(np.float64)
     loss = layout.unscale_loss(layout.read(arrivals, "trial_loss"))
-    cut, wrong = best_cut(similarity[own], similarity[other])
-    loss_cut, loss_wrong = best_cut(-loss[own], -loss[other])
+    cut, wrong = _decide(np.where(held, similarity, -np.inf), own)
+    loss_cut, loss_wrong = _decide(np.where(held, -loss, -np.inf), own)
     return {
         "similarity": cut,
         "similarity_error": wrong,
@@ -61,26 +62,38 @@ def calibrate(environment: str, seeds: Sequence[int]) -> dict[str, Any]:
         "trial_loss_error": loss_wrong,
         "split": "train",
         "episodes": len(seeds),
-        "own": int(own.sum()),
-        "other": int(other.sum()),
+        "arrivals": len(arrivals),
     }
 
 
-def best_cut(high: NDArray[np.float64], low: NDArray[np.float64]) -> tuple[float, float]:
-    """Return the cut that separates two samples best, and its balanced error rate.
+def _decide(score: NDArray[np.float64], own: NDArray[np.bool_]) -> tuple[float, float]:
+    best = score.argmax(axis=1)
+    rows = np.arange(len(score))
+    value, right = score[rows, best], own[rows, best]
+    return best_cut(value[right], value[~right])
 
-    The balanced error is the mean of the share of `high` below the cut and the share of `low`
-    at or above it. Of equally good cuts the one in the middle of the widest gap is taken.
+
+def best_cut(high: NDArray[np.float64], low: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the cut that separates two samples with the fewest errors, and their share.
+
+    An error is a value of `high` below the cut or one of `low` at or above it. Of equally good
+    cuts the one in the middle of the widest gap is taken.
+
+    Raises:
+        DataError: fewer than two different values, so that there is nothing to cut.
     """
     values = np.unique(np.concatenate([high, low]))
+    if len(values) < 2:
+        raise DataError(
+            "Expected arrivals that differ; play more or longer episodes to calibrate on."
+        )
     cuts = (values[1:] + values[:-1]) / 2
-    errors = (
-        np.searchsorted(np.sort(high), cuts) / len(high)
-        + (1 - np.searchsorted(np.sort(low), cuts) / len(low))
-    ) / 2
+    missed = np.searchsorted(np.sort(high), cuts)
+    mistaken = len(low) - np.searchsorted(np.sort(low), cuts)
+    errors = missed + mistaken
     good = np.flatnonzero(errors == errors.min())
     widest = good[np.argmax(np.diff(values)[good])]
-    return float(cuts[widest]), float(errors[widest])
+    return float(cuts[widest]), float(errors[widest] / (len(high) + len(low)))
 
 
 def update_file(path: Path, environment: str, found: dict[str, Any]) -> None:

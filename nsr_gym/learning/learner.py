@@ -201,5 +201,5 @@ def _softmax(logits: Tensor) -> Tensor:
 def _mean(values: Tensor, valid: Tensor | None) -> Tensor:
     """Average (n, k) over the valid images."""
     if valid is None:
-        return values.float().mean(dim=1)
+        return values.double().mean(dim=1)
     return (values * valid).sum(dim=1) / valid.sum(dim=1)

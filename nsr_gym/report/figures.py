@@ -161,6 +161,8 @@ def accuracy_figure(episodes: Episodes, *, reference: str = "oracle") -> Figure:
         axes.tick_params(labelsize=8)
     for axes in panels[len(order) :]:
         axes.set_axis_off()
+    for axes in panels[max(0, len(order) - columns) : len(order)]:
+        axes.tick_params(labelbottom=True)  # the last panel of a column, not only of the grid
     text = f"{example.environment} · {_splits(episodes)} split · {_runs(episodes)} per agent"
     grey = f" · grey: {reference} after" if reference in after else ""
     figure.suptitle(
@@ -203,7 +205,7 @@ def recovery_figure(episodes: Episodes, *, reference: str = "oracle") -> Figure:
         ends = [previous_end(e.tasks, e.curves) for e in episodes[reference].values()]
         threshold = SHARE * float(np.mean([np.nanmean(end) for end in ends]))
         axes.axhline(threshold, color=_BOUND_COLOUR, linewidth=3, alpha=0.45)
-        labels.append(EndLabel(f"{SHARE} × {reference}", threshold, _BOUND_COLOUR, "-"))
+        labels.append(EndLabel(f"{SHARE} of {reference}", threshold, _BOUND_COLOUR, "-"))
     axes.set_xlim(0, steps[-1])
     axes.set_ylim(0, 1)
     axes.set_xlabel("learning step of a return (0: before any update)")

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+Dashes = Literal["-"] | tuple[int, tuple[float, ...]]
+"""A matplotlib line style: solid, or an offset with on and off lengths."""
 # Okabe and Ito's palette, safe for the common colour-vision deficiencies; its yellow is left
 # out because it does not show on white. Agents that share a colour differ in line style.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 REFERENCE_COLOUR = "#000000"
 VISIT_COLOUR = "#7A7A7A"
 # Solid, dashed, dotted: readable without colour, so access is never told by colour alone.
-LINE_STYLES: Mapping[str, str | tuple[int, tuple[float, ...]]] = {
+LINE_STYLES: Mapping[str, Dashes] = {
     "bank": "-",
     "memoryless": (0, (5, 2)),
     "visit": (0, (1, 1.2)),
 }
-OTHER_STYLE = (0, (5, 1.5, 1, 1.5))
+OTHER_STYLE: Dashes = (0, (5, 1.5, 1, 1.5))
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class LineStyle:
     """
 
     colour: str
-    dashes: str | tuple[int, tuple[float, ...]]
+    dashes: Dashes
     access: str
 
 
@@ -74,7 +77,7 @@ class EndLabel:
     text: str
     value: float
     colour: str
-    dashes: str | tuple[int, tuple[float, ...]]
+    dashes: Dashes
 
 
 def label_line_ends(axes: Axes, labels: Iterable[EndLabel], *, size: float = 8.5) -> None:
@@ -88,7 +91,7 @@ def label_line_ends(axes: Axes, labels: Iterable[EndLabel], *, size: float = 8.5
         return
     low, high = axes.get_ylim()
     wanted = [(label.value - low) / (high - low) for label in ordered]
-    height = axes.get_position().height * axes.figure.get_figheight()
+    height = axes.bbox.height / axes.figure.dpi  # inches
     gap = 1.45 * size / 72 / height
     for label, start, y in zip(ordered, wanted, spread(wanted, gap), strict=True):
         for xs, ys, style, width in (
