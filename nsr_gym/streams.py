@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import cached_property
-from numbers import Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nsr_gym.errors import DataError, FileFormatError, InvalidValueError, unknown
+from nsr_gym.errors import DataError, FileFormatError, InvalidValueError
+from nsr_gym.schedules import SCHEDULES, Visits, check_count, check_generator, draw_visits
 from nsr_gym.tasks import Split, TaskPool, check_split
 
-Visits = NDArray[np.int64]
+__all__ = ["SCHEDULES", "TaskStream", "draw_visits", "make_stream"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,110 +204,6 @@ def _canonical(content: Mapping[str, Any]) -> str:
     return json.dumps(content, sort_keys=True, separators=(",", ":"))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """A rule that draws the order of visits.
-
-    Attributes:
-        draw: called with (M, cycles, rng, **options), returns (M * cycles,) int64.
-        summary: one line for listings.
-        options: names and default values of what `draw` takes beyond the common arguments.
-    """
-
-    draw: Callable[..., Visits]
-    summary: str
-    options: Mapping[str, float] = field(default_factory=dict)
-
-
-def _cyclic(num_tasks: int, cycles: int, rng: np.random.Generator) -> Visits:
-    return np.tile(np.arange(num_tasks, dtype=np.int64), cycles)
-
-
-def _reshuffled(num_tasks: int, cycles: int, rng: np.random.Generator) -> Visits:
-    orders = np.tile(np.arange(num_tasks, dtype=np.int64), (cycles, 1))
-    return rng.permuted(orders, axis=1).reshape(-1)
-
-
-def _markov(num_tasks: int, cycles: int, rng: np.random.Generator, *, markov_noise: Any) -> Visits:
-    if not isinstance(markov_noise, Real) or not 0.0 <= markov_noise <= 1.0:
-        raise InvalidValueError(f"markov_noise must be a number in [0, 1], got {markov_noise!r}.")
-    steps = num_tasks * cycles - 1
-    if num_tasks == 1:
-        return np.zeros(cycles, dtype=np.int64)
-    # Moves around the ring: 1 is the cyclic successor, 1..M-1 are all the others.
-    wander = rng.random(steps) < markov_noise
-    moves = np.where(wander, rng.integers(1, num_tasks, size=steps), 1)
-    return np.concatenate(([0], np.cumsum(moves) % num_tasks))
-
-
-def _iid(num_tasks: int, cycles: int, rng: np.random.Generator) -> Visits:
-    return rng.integers(num_tasks, size=num_tasks * cycles)
-
-
-def _once(num_tasks: int, cycles: int, rng: np.random.Generator) -> Visits:
-    if cycles != 1:
-        raise InvalidValueError(
-            f"Schedule 'once' visits each task once, so cycles must be 1, got {cycles}; "
-            "use 'cyclic' or 'reshuffled' for more."
-        )
-    return np.arange(num_tasks, dtype=np.int64)
-
-
-SCHEDULES: dict[str, Schedule] = {
-    "cyclic": Schedule(draw=_cyclic, summary="all tasks in the same order in each cycle"),
-    "reshuffled": Schedule(draw=_reshuffled, summary="all tasks in a new order in each cycle"),
-    "markov": Schedule(
-        draw=_markov,
-        summary="the cyclic successor, or another task with probability markov_noise",
-        options={"markov_noise": 0.3},
-    ),
-    "iid": Schedule(draw=_iid, summary="every visit drawn uniformly and independently"),
-    "once": Schedule(draw=_once, summary="each task once, no returns (cycles = 1)"),
-}
-
-
-def draw_visits(
-    schedule: str, num_tasks: int, cycles: int, rng: np.random.Generator, **options: float
-) -> Visits:
-    """Draw the order of visits.
-
-    What is drawn from `rng`, in order, with V = M * cycles:
-    cyclic and once: nothing. reshuffled: `permuted` of the (cycles, M) orders. markov:
-    `random(V-1)`, then `integers(1, M, V-1)`, and nothing at M = 1; the walk starts at task
-    0, and a noisy move goes to any task but the current one, the successor included.
-    iid: `integers(M, size=V)`. In reshuffled and iid streams the same task can come twice
-    in a row; in cyclic, once and markov streams it cannot, unless M = 1.
-
-    Args:
-        schedule: one of `SCHEDULES`.
-        num_tasks: M >= 1; one task alone is visited `cycles` times.
-        cycles: at least 1; exactly 1 for `"once"`.
-        rng: the only source of randomness.
-        **options: of the schedule, see `SCHEDULES[name].options`.
-
-    Returns:
-        (V,) int64 in 0..M-1.
-
-    Raises:
-        UnknownNameError: no such schedule or option.
-        InvalidValueError: a value out of range or of a wrong type.
-    """
-    if schedule not in SCHEDULES:
-        raise unknown("schedule", schedule, SCHEDULES)
-    rule = SCHEDULES[schedule]
-    for option in options:
-        if option not in rule.options:
-            if not rule.options:
-                raise InvalidValueError(
-                    f"Schedule {schedule!r} takes no options, got {option!r}; remove it."
-                )
-            raise unknown(f"option of schedule {schedule!r}", option, rule.options)
-    num_tasks = _count("num_tasks", num_tasks)
-    cycles = _count("cycles", cycles)
-    _check_generator(rng)
-    return rule.draw(num_tasks, cycles, rng, **{**rule.options, **options})
-
-
 def make_stream(
     pool: TaskPool,
     *,
@@ -334,22 +230,16 @@ def make_stream(
         UnknownNameError: no such schedule or option.
         InvalidValueError: a value out of range or of a wrong type.
     """
-    num_tasks = _count("num_tasks", num_tasks)
+    num_tasks = check_count("num_tasks", num_tasks)
     if num_tasks > len(pool):
         raise InvalidValueError(
             f"num_tasks is {num_tasks}, and pool {pool.name!r} (split {pool.split!r}) has "
             f"{len(pool)} tasks; ask for fewer or make a larger pool."
         )
-    _check_generator(rng)
+    check_generator(rng)
     members = rng.permutation(len(pool))[:num_tasks]
     visits = draw_visits(schedule, num_tasks, cycles, rng, **(options or {}))
     return TaskStream.from_pool(pool, members=members, visits=visits, schedule=schedule)
-
-
-def _count(what: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise InvalidValueError(f"{what} must be an integer of at least 1, got {value!r}.")
-    return int(value)
 
 
 def _integers(what: str, values: Sequence[int] | Visits) -> list[int]:
@@ -360,10 +250,3 @@ def _integers(what: str, values: Sequence[int] | Visits) -> list[int]:
         )
     numbers: list[int] = array.tolist()
     return numbers
-
-
-def _check_generator(rng: Any) -> None:
-    if not isinstance(rng, np.random.Generator):
-        raise InvalidValueError(
-            f"rng must be a numpy.random.Generator, got {rng!r}; use `np.random.default_rng(seed)`."
-        )

@@ -37,6 +37,11 @@ class Images:
         valid = None if self.valid is None else self.valid[rows]
         return Images(tuple(part[rows] for part in self.prefix), self.labels[rows], valid)
 
+    def part(self, images: slice) -> Images:
+        """Return some images of every episode (a view)."""
+        valid = None if self.valid is None else self.valid[:, images]
+        return Images(tuple(p[:, images] for p in self.prefix), self.labels[:, images], valid)
+
     def take(self, rows: Tensor) -> Images:
         """Return the images of some episodes (a copy)."""
         valid = None if self.valid is None else self.valid[rows]

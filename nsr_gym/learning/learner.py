@@ -12,7 +12,13 @@ from torch.nn import functional
 
 from nsr_gym.backbones.base import Backbone, SiteMap
 from nsr_gym.errors import InvalidValueError
-from nsr_gym.learning.adapters import Adapters, FactoredMap, FrozenMap, MergedMap
+from nsr_gym.learning.adapters import (
+    Adapters,
+    FactoredMap,
+    Factors,
+    FrozenMap,
+    MergedMap,
+)
 from nsr_gym.learning.data import Images, TaskData
 
 
@@ -96,28 +102,33 @@ class LoRALearner:
         teacher = None
         if recalled is not None and config.distillation > 0 and bool(recalled.any()):
             teacher = MergedMap(self.backbone, start.factors)
-        leaves = {
-            site: (up.mT.clone(memory_format=torch.contiguous_format), down.clone())
-            for site, (up, down) in start.factors.items()
-        }
-        parameters = [tensor.requires_grad_() for pair in leaves.values() for tensor in pair]
+        leaves, weights, gradients = _flat_leaves(start)
         student = Adapters(
             {s: (up_t.detach().mT, down.detach()) for s, (up_t, down) in leaves.items()}
         )
         student_map = FactoredMap(self.backbone, leaves)
-        optimiser = torch.optim.Adam(parameters, lr=config.learning_rate, fused=True)
+        optimiser = torch.optim.Adam([weights], lr=config.learning_rate, fused=True)
         curve = [self.accuracy(test, start)]
         for step in range(config.learning_steps):
+            images = data.train(tasks, batches[:, step].flatten(1))
+            target = None if teacher is None else self._soft_target(images, teacher)
             for update in range(config.updates):
-                images = data.train(tasks, batches[:, step, update])
-                logits = self.logits(images, student_map)
-                gradient = self._gradient(logits.detach(), images, teacher, recalled)
-                optimiser.zero_grad(set_to_none=True)
+                seen = slice(update * config.batch_size, (update + 1) * config.batch_size)
+                batch = images.part(seen)
+                logits = self.logits(batch, student_map)
+                gradient = self._gradient(
+                    logits.detach(),
+                    batch.labels,
+                    None if target is None else target[:, seen],
+                    recalled,
+                )
+                gradients.zero_()
                 torch.autograd.backward(logits, gradient)
                 if trainable is not None:
-                    for tensor in parameters:
-                        assert tensor.grad is not None
-                        tensor.grad *= trainable[:, :, None]
+                    for pair in leaves.values():
+                        for leaf in pair:
+                            assert leaf.grad is not None
+                            leaf.grad *= trainable[:, :, None]
                 optimiser.step()
             curve.append(self.accuracy(test, student))
         return student, torch.stack(curve, dim=1)
@@ -167,8 +178,13 @@ class LoRALearner:
             yield images[rows], self.logits(images[rows], site_map)
 
     @torch.no_grad()
+    def _soft_target(self, images: Images, teacher: SiteMap) -> Tensor:
+        """Return the teacher's softmax outputs at the temperature, (n, k, C)."""
+        return _softmax(self.logits(images, teacher) / self.config.temperature)
+
+    @torch.no_grad()
     def _gradient(
-        self, logits: Tensor, images: Images, teacher: SiteMap | None, recalled: Tensor | None
+        self, logits: Tensor, labels: Tensor, target: Tensor | None, recalled: Tensor | None
     ) -> Tensor:
         """Return the gradient of every episode's loss with respect to its logits (n, k, C).
 
@@ -179,15 +195,35 @@ class LoRALearner:
         each adapter sees the gradient of its own loss alone.
         """
         gradient = _softmax(logits)
-        gradient.scatter_add_(
-            -1, images.labels[..., None], gradient.new_tensor(-1.0).expand(*logits.shape[:2], 1)
-        )
-        if teacher is not None and recalled is not None:
+        minus_one = gradient.new_tensor(-1.0).expand(*labels.shape, 1)
+        gradient.scatter_add_(-1, labels[..., None], minus_one)
+        if target is not None and recalled is not None:
             heat = self.config.temperature
-            pull = _softmax(logits / heat) - _softmax(self.logits(images, teacher) / heat)
             weight = self.config.distillation * heat * recalled
-            gradient += weight[:, None, None] * pull
+            gradient += weight[:, None, None] * (_softmax(logits / heat) - target)
         return gradient / logits.shape[1]
+
+
+def _flat_leaves(start: Adapters) -> tuple[Factors, Tensor, Tensor]:
+    """Copy adapters into one buffer, so that an update of all of them is one operation.
+
+    Returns:
+        Site -> (up transposed (n, R, d_out), down (n, R, d_in)), leaves of the gradient whose
+        values are views of the second, whose gradients are views of the third result.
+    """
+    parts = [part for up, down in start.factors.values() for part in (up.mT, down)]
+    weights = torch.cat([part.reshape(-1) for part in parts])
+    gradients = torch.zeros_like(weights)
+    weights.grad = gradients
+    leaves, first = [], 0
+    for part in parts:
+        place = slice(first, first + part.numel())
+        leaf = weights[place].view(part.shape).detach().requires_grad_()
+        leaf.grad = gradients[place].view(part.shape)
+        leaves.append(leaf)
+        first = place.stop
+    pairs = zip(leaves[::2], leaves[1::2], strict=True)
+    return dict(zip(start.factors, pairs, strict=True)), weights, gradients
 
 
 def _softmax(logits: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
+from nsr_gym.datasets import arrays as arrays_module
 from nsr_gym.datasets import pool_from_arrays, task_from_arrays, task_from_datasets
 from nsr_gym.errors import DataError, UnknownNameError
 
@@ -36,6 +38,16 @@ def test_a_label_outside_the_classes_and_a_label_that_is_no_integer_are_refused(
         task_from_arrays("t", X, [0, 1, 0, 1], X[:2], [0, 1], classes=("cat", "dog"))  # type: ignore[arg-type]
     with pytest.raises(DataError, match="distinct"):
         task_from_arrays("t", X, [0, 1, 0, 1], X[:2], [0, 1], classes=(0, 1, 1))
+
+
+def test_the_protocol_printed_in_the_module_runs_and_is_at_most_20_lines() -> None:
+    text = arrays_module.__doc__ or ""
+    code = textwrap.dedent(text[text.index("    import numpy") :])
+    assert len(code.strip().splitlines()) <= 20
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert (len(names["train"]), len(names["test"])) == (20, 20)
+    assert (names["train"].input_shape, names["test"].num_classes) == ((16,), 4)
 
 
 def test_a_pool_is_made_of_a_mapping_of_arrays() -> None:
