@@ -1,7 +1,6 @@
 """Agents: rules with the `predict` signature of Stable-Baselines3."""
 
 from nsr_gym.agents.base import RuleAgent
-
 from nsr_gym.registry import agent_spec, agent_specs, make_agent, register_agent
 
 __all__ = ["RuleAgent", "agent_spec", "agent_specs", "make_agent", "register_agent"]

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from nsr_gym.agents.base import ADD, Ints, RandomState, RuleAgent, State
-from nsr_gym.agents.thresholds import thresholds
 from numpy.typing import NDArray
 
+from nsr_gym.agents.base import ADD, Ints, RandomState, RuleAgent, State
+from nsr_gym.agents.thresholds import thresholds
 from nsr_gym.errors import InvalidValueError
 
 

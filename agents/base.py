@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from nsr_gym.envs.layout import ObservationLayout
 from numpy.typing import NDArray
 
+from nsr_gym.envs.layout import ObservationLayout
 from nsr_gym.errors import AccessError, InvalidValueError
 
 Ints = NDArray[np.int64]

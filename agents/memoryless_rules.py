@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from nsr_gym.agents.base import DISCARD, UPDATE, Ints, RandomState, RuleAgent, State
 from nsr_gym.agents.thresholds import thresholds
-from numpy.typing import NDArray
 
 
 class GreedyAgent(RuleAgent):
@@ -35,16 +36,18 @@ class UniformAgent(RuleAgent):
 class LossProportionalAgent(RuleAgent):
     """Rank in proportion to the active adapter's loss on the newcomer.
 
-    The share of R is loss / (loss + log C), the scaled loss that is observed.
+    The share of R is loss / (loss + log C), the scaled loss that is observed; of the grantable
+    ranks the nearest is taken, on a logarithmic scale.
     """
 
     access = "memoryless"
 
     def act(self, observation: NDArray[Any], state: State) -> tuple[Ints, State]:
         """Return actions (n, 3) for observations (n, size), and the next state."""
-        share = self.layout.read(observation, "active_loss")[:, 0]
-        rank = self.rank_index(np.rint(share * self.config.max_rank))
-        return self.action(len(observation), rank=rank), state
+        share = np.maximum(self.layout.read(observation, "active_loss")[:, 0], 1e-6)
+        target = np.log(share * self.config.max_rank)
+        distance = np.abs(np.log(self.config.ranks) - target[:, None])
+        return self.action(len(observation), rank=distance.argmin(axis=1)), state
 
 
 class RecencyAgent(RuleAgent):

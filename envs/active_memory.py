@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+
 from nsr_gym.envs.config import EpisodeConfig
 from nsr_gym.envs.dynamics import Arrival, Floats, Ints, Visits
 from nsr_gym.envs.layout import ObservationLayout
 from nsr_gym.envs.live import LiveDynamics
 from nsr_gym.envs.memory import DISCARD, UPDATE, Bools, Progress
-from numpy.typing import NDArray
-
 from nsr_gym.learning.adapters import Adapters
 
 _EMPTY = -1

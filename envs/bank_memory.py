@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
+
+from nsr_gym.bank import TaskKnowledgeBank
+from nsr_gym.envs.cache import EntryCache
 from nsr_gym.envs.config import EpisodeConfig
 from nsr_gym.envs.dynamics import Arrival, Dynamics, Floats, Ints, Visits
 from nsr_gym.envs.layout import GLOBAL_FIELDS, VIEW_FIELDS, ObservationLayout
 from nsr_gym.envs.memory import ADD, DISCARD, UPDATE, Bools, Progress
-from numpy.typing import NDArray
-
-from nsr_gym.bank import TaskKnowledgeBank
 
 
 class BankMemory:
@@ -35,12 +36,16 @@ class BankMemory:
         if config.observe_task_id:
             sizes |= {"same_task": config.view_size, "task": 1}
         self.layout = ObservationLayout(sizes, dynamics.pool.num_classes, config.ranks)
+        self._losses = EntryCache(num_episodes, len(dynamics.pool))
+        self._accuracies = EntryCache(num_episodes, len(dynamics.pool))
         self._view = np.full((num_episodes, config.view_size), -1, dtype=np.int64)
         self._embedding = np.zeros((num_episodes, dynamics.embedding_dim), dtype=np.float32)
 
     def begin(self, rows: Ints) -> None:
         """Forget everything about episodes that start anew."""
         self.bank.clear(rows=rows)
+        self._losses.forget(rows)
+        self._accuracies.forget(rows)
 
     def observe(self, arrival: Arrival, progress: Progress) -> NDArray[np.float32]:
         """Return what a policy sees of tasks that arrive, (n, size); changes nothing."""
@@ -48,9 +53,10 @@ class BankMemory:
         slots, similarity = self._viewed(arrival)
         rows, held = arrival.visits.rows, slots >= 0
         place = rows[:, None], np.maximum(slots, 0)
-        loss = self._dynamics.trial_loss(arrival, bank, slots)
         scaled = np.ones(slots.shape)
-        scaled[held] = layout.scale_loss(loss[held])
+        scaled[held] = layout.scale_loss(
+            self._trial_loss(arrival, np.nonzero(held)[0], slots[held])
+        )
         horizon = config.num_visits
         values = {
             "similarity": similarity,
@@ -164,7 +170,27 @@ class BankMemory:
         else:
             recall = np.minimum(actions[:, 0], (slots >= 0).sum(axis=1))
             chosen = np.where(recall > 0, slots[np.arange(len(slots)), recall - 1], -1)
-        return self._dynamics.accuracy(arrival.visits, self.bank, chosen)
+        visits, held = arrival.visits, np.flatnonzero(chosen >= 0)
+        accuracies = self._dynamics.bare_accuracy(visits.tasks)
+        rows, tasks, entries = visits.rows[held], visits.tasks[held], chosen[held]
+
+        def measure(stale: Ints) -> Floats:
+            asked = Visits(rows[stale], tasks[stale], visits.numbers[held[stale]])
+            return self._dynamics.accuracy(asked, self.bank, entries[stale])
+
+        accuracies[held] = self._accuracies.look_up(self.bank, rows, entries, tasks, measure)
+        return accuracies
+
+    def _trial_loss(self, arrival: Arrival, index: Ints, slots: Ints) -> Floats:
+        """Return the losses (k,) of occupied slots for arrivals index, each pair once."""
+
+        def measure(stale: Ints) -> Floats:
+            return self._dynamics.trial_loss(arrival, self.bank, index[stale], slots[stale])
+
+        if not arrival.probe:
+            return measure(np.arange(len(index)))
+        rows, tasks = arrival.visits.rows[index], arrival.visits.tasks[index]
+        return self._losses.look_up(self.bank, rows, slots, tasks, measure)
 
     def _viewed(self, arrival: Arrival) -> tuple[Ints, Floats]:
         """Return slots and similarities in view, (n, S) each; -1 and 0 where there is none."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from nsr_gym.backbones.base import Backbone
 from nsr_gym.envs.active_memory import ActiveMemory
 from nsr_gym.envs.bank_memory import BankMemory
 from nsr_gym.envs.config import EpisodeConfig
 from nsr_gym.envs.engine import EpisodeEngine
 from nsr_gym.envs.live import LiveDynamics
 from nsr_gym.envs.memory import Memory
-
-from nsr_gym.backbones.base import Backbone
 from nsr_gym.errors import InvalidValueError
 from nsr_gym.learning.data import TaskData
 

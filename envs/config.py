@@ -118,7 +118,7 @@ class EpisodeConfig:
         _check_number("init_gain", self.init_gain, low=0.0, open_low=True)
         if self.energy is not None:
             _check_number("energy", self.energy, low=0.0, high=1.0, open_low=True)
-        ranks = self.ranks
+        ranks: Any = self.ranks
         if isinstance(ranks, list):
             object.__setattr__(self, "ranks", ranks := tuple(ranks))
         if not isinstance(ranks, tuple) or not ranks:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from nsr_gym.backbones.base import Backbone
 from nsr_gym.envs.build import live_engine
 from nsr_gym.envs.config import EpisodeConfig
 from nsr_gym.envs.engine import EpisodeEngine
 from nsr_gym.envs.single import EngineEnv
 from nsr_gym.envs.vector import EngineVectorEnv
-
-from nsr_gym.backbones.base import Backbone
 from nsr_gym.learning.data import TaskData
 from nsr_gym.tasks import TaskPool
 

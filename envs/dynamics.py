@@ -44,12 +44,15 @@ class Arrival:
         embedding: (n, d) float32 unit vectors.
         bare_loss: (n,) loss in nats of the bare backbone on the support images.
         support: the support images, in the dynamics' own form.
+        probe: whether the support images depend on episode and task alone, so that what is
+            measured on them can be kept.
     """
 
     visits: Visits
     embedding: NDArray[np.float32]
     bare_loss: Floats
     support: Any = None
+    probe: bool = False
 
 
 class Dynamics(Protocol):
@@ -80,11 +83,10 @@ class Dynamics(Protocol):
         """As `arrive`, with support images that depend on episode and task alone."""
         ...
 
-    def trial_loss(self, arrival: Arrival, bank: TaskKnowledgeBank, slots: Ints) -> Floats:
-        """Return the loss in nats of loading bank entries, (n, S) for slots (n, S).
-
-        Slots of -1 give infinity.
-        """
+    def trial_loss(
+        self, arrival: Arrival, bank: TaskKnowledgeBank, index: Ints, slots: Ints
+    ) -> Floats:
+        """Return the loss in nats (k,) of loading occupied slots (k,) for arrivals index (k,)."""
         ...
 
     def learn(self, visits: Visits, bank: TaskKnowledgeBank, slots: Ints, ranks: Ints) -> Floats:
@@ -96,9 +98,9 @@ class Dynamics(Protocol):
         ...
 
     def accuracy(self, visits: Visits, bank: TaskKnowledgeBank, slots: Ints) -> Floats:
-        """Return the test accuracy (n,) of bank entries, of the bare backbone for slot -1."""
+        """Return the test accuracy (n,) of occupied bank slots (n,) on the visits' tasks."""
         ...
 
     def bare_accuracy(self, tasks: Ints) -> Floats:
-        """Return the test accuracy (n,) of the bare backbone."""
+        """Return the test accuracy (n,) of the bare backbone on tasks (n,)."""
         ...

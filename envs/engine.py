@@ -11,12 +11,12 @@ from typing import Any, Protocol
 
 import numpy as np
 from gymnasium import spaces
+from numpy.typing import NDArray
+
 from nsr_gym.envs.config import EpisodeConfig
 from nsr_gym.envs.dynamics import Arrival, Dynamics, Floats, Ints, Visits
 from nsr_gym.envs.layout import ObservationLayout
 from nsr_gym.envs.memory import Memory, Progress
-from numpy.typing import NDArray
-
 from nsr_gym.errors import InvalidValueError
 from nsr_gym.metrics.recovery import NO_REFERENCE, recovery_steps, shortfall
 from nsr_gym.streams import TaskStream, make_stream
@@ -87,6 +87,7 @@ class EpisodeEngine:
         self.visit = np.zeros(num_episodes, dtype=np.int64)
         self.accuracy = np.full(shape, np.nan)
         self._reached = np.full((num_episodes, config.num_tasks), np.nan)
+        self._probed: tuple[Ints, Arrival] | None = None
         self._options = {}
         if config.markov_noise is not None:
             self._options = {"markov_noise": config.markov_noise}
@@ -120,6 +121,7 @@ class EpisodeEngine:
             self._members[row] = stream.pool_indices(pool)
             self._order[row] = stream.visits
             self._is_return[row] = stream.is_return
+        self._probed = None
         self._dynamics.begin(rows, keys)
         self.memory.begin(rows)
         self.visit[rows] = 0
@@ -194,13 +196,15 @@ class EpisodeEngine:
         return self._dynamics.bare_accuracy(tasks).reshape(len(rows), self.config.num_tasks)
 
     def _probe(self, rows: Ints) -> tuple[Arrival, Progress]:
+        """Let every task of the streams arrive, in the order of their task lists."""
         m = self.config.num_tasks
         visits = Visits(
             np.repeat(rows, m), self._members[rows].ravel(), np.repeat(self.visit[rows], m)
         )
-        return self._dynamics.probe(visits), self._progress(
-            visits, np.tile(np.arange(m), len(rows))
-        )
+        # The same for the whole episode: support images of a probe depend on the task alone.
+        if self._probed is None or not np.array_equal(self._probed[0], rows):
+            self._probed = rows.copy(), self._dynamics.probe(visits)
+        return self._probed[1], self._progress(visits, np.tile(np.arange(m), len(rows)))
 
     def _arrive(self, rows: Ints) -> NDArray[np.float32]:
         number = self.visit[rows]

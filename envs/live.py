@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from nsr_gym.envs.config import EpisodeConfig
-from nsr_gym.envs.dynamics import Arrival, Floats, Ints, Visits
 from numpy.typing import NDArray
 
 from nsr_gym.backbones.base import Backbone
 from nsr_gym.bank.bank import TaskKnowledgeBank
 from nsr_gym.bank.store import PerEntryFactors
+from nsr_gym.envs.config import EpisodeConfig
+from nsr_gym.envs.dynamics import Arrival, Floats, Ints, Visits
 from nsr_gym.errors import InvalidValueError
 from nsr_gym.learning.adapters import Adapters, check_rank
 from nsr_gym.learning.data import Images, TaskData
@@ -21,6 +22,10 @@ from nsr_gym.lowrank import SiteTruncation, truncate_sites
 
 _SUPPORT, _TRAINING, _PROBE = range(3)
 """What a visit's random numbers are for; each purpose has a stream of its own."""
+
+
+_PAIRS = 256
+"""Loads of entries that are tried at once; bounds the memory that a large view takes."""
 
 
 class LiveDynamics:
@@ -65,6 +70,7 @@ class LiveDynamics:
         self._data, self._backbone, self._config = data, backbone, config
         self._device = backbone.device
         self._keys = np.zeros((num_episodes, 2), dtype=np.uint64)
+        self._bare = np.full(len(data.pool), np.nan)
         self._result: dict[str, Any] = {}
         self._result_rows: Ints = np.zeros(0, dtype=np.int64)
 
@@ -86,7 +92,7 @@ class LiveDynamics:
 
     def probe(self, visits: Visits) -> Arrival:
         """As `arrive`, with support images that depend on episode and task alone."""
-        return self._arrival(visits, _PROBE, visits.tasks)
+        return replace(self._arrival(visits, _PROBE, visits.tasks), probe=True)
 
     def _arrival(self, visits: Visits, purpose: int, counters: Ints) -> Arrival:
         k = self._config.support_size
@@ -101,17 +107,18 @@ class LiveDynamics:
         loss = self.learner.loss(images, None).cpu().numpy().astype(np.float64)
         return Arrival(visits, self._data.embed(images), loss, images)
 
-    def trial_loss(self, arrival: Arrival, bank: TaskKnowledgeBank, slots: Ints) -> Floats:
-        """Return the loss in nats of loading bank entries, (n, S) for slots (n, S)."""
-        losses = np.full(slots.shape, np.inf)
-        rows, support = arrival.visits.rows, arrival.support
-        assert isinstance(support, Images)
-        for s in range(slots.shape[1]):
-            held = np.flatnonzero(slots[:, s] >= 0)
-            if len(held):
-                adapters = Adapters(bank.factors(slots[held, s], rows=rows[held]))
-                loss = self.learner.loss(support.take(self._tensor(held)), adapters)
-                losses[held, s] = loss.cpu().numpy()
+    def trial_loss(
+        self, arrival: Arrival, bank: TaskKnowledgeBank, index: Ints, slots: Ints
+    ) -> Floats:
+        """Return the loss in nats (k,) of loading occupied slots (k,) for arrivals index (k,)."""
+        assert isinstance(arrival.support, Images)
+        losses = np.empty(len(index))
+        for first in range(0, len(index), _PAIRS):
+            block = slice(first, first + _PAIRS)
+            rows = arrival.visits.rows[index[block]]
+            adapters = Adapters(bank.factors(slots[block], rows=rows))
+            images = arrival.support.take(self._tensor(index[block]))
+            losses[block] = self.learner.loss(images, adapters).cpu().numpy()
         return losses
 
     def active_loss(self, arrival: Arrival, adapters: Adapters) -> Floats:
@@ -224,20 +231,15 @@ class LiveDynamics:
         }
 
     def accuracy(self, visits: Visits, bank: TaskKnowledgeBank, slots: Ints) -> Floats:
-        """Return the test accuracy (n,) of bank entries, of the bare backbone for slot -1."""
-        accuracies = np.zeros(len(visits))
-        for held, loaded in ((slots >= 0, True), (slots < 0, False)):
-            where = np.flatnonzero(held)
-            if len(where):
-                adapters = None
-                if loaded:
-                    adapters = Adapters(bank.factors(slots[where], rows=visits.rows[where]))
-                accuracies[where] = self.test_accuracy(visits.tasks[where], adapters)
-        return accuracies
+        """Return the test accuracy (n,) of occupied bank slots (n,) on the visits' tasks."""
+        return self.test_accuracy(visits.tasks, Adapters(bank.factors(slots, rows=visits.rows)))
 
     def bare_accuracy(self, tasks: Ints) -> Floats:
-        """Return the test accuracy (n,) of the bare backbone."""
-        return self.test_accuracy(tasks, None)
+        """Return the test accuracy (n,) of the bare backbone on tasks (n,)."""
+        new = np.unique(tasks[np.isnan(self._bare[tasks])])
+        if len(new):
+            self._bare[new] = self.test_accuracy(new, None)
+        return np.asarray(self._bare[tasks])
 
     def test_accuracy(self, tasks: Ints, adapters: Adapters | None) -> Floats:
         """Return the test accuracy (n,) of adapters, of the bare backbone for None."""

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
+
 from nsr_gym.envs.dynamics import Arrival, Floats, Ints, Visits
 from nsr_gym.envs.layout import ObservationLayout
-from numpy.typing import NDArray
 
 Bools = NDArray[np.bool_]
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from nsr_gym.envs.engine import EpisodeEngine, Info
-from nsr_gym.envs.render import RENDER_FPS, RENDER_MODES, check_render_mode, render
 from numpy.typing import NDArray
 
+from nsr_gym.envs.engine import EpisodeEngine, Info
+from nsr_gym.envs.render import RENDER_FPS, RENDER_MODES, check_render_mode, render
 from nsr_gym.errors import InvalidValueError, StateError
 
 Observation = NDArray[np.float32] | dict[str, NDArray[np.float32]]
@@ -19,7 +19,7 @@ _ROW = np.zeros(1, dtype=np.int64)
 class EngineEnv(gym.Env[Observation, NDArray[np.int64]]):
     """One episode of an engine as a Gymnasium environment."""
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": list(RENDER_MODES), "render_fps": RENDER_FPS}
+    metadata = {"render_modes": list(RENDER_MODES), "render_fps": RENDER_FPS}  # noqa: RUF012
 
     def __init__(self, engine: EpisodeEngine, *, render_mode: str | None = None) -> None:
         """Wrap an engine of one episode.
@@ -61,7 +61,7 @@ class EngineEnv(gym.Env[Observation, NDArray[np.int64]]):
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Return which values each action component may take, (sum of nvec,) bool."""
-        return self.engine.masks(_ROW)[0]
+        return np.asarray(self.engine.masks(_ROW)[0])
 
     def render(self) -> Any:
         """Return the bank table (`ansi`) or the picture of accuracies (`rgb_array`)."""
@@ -73,7 +73,7 @@ class EngineEnv(gym.Env[Observation, NDArray[np.int64]]):
     def _shape(self, observation: NDArray[np.float32]) -> Observation:
         if self.engine.config.observation == "dict":
             return self.engine.layout.as_dict(observation[0])
-        return observation[0]
+        return np.asarray(observation[0])
 
 
 def check_actions(engine: EpisodeEngine, actions: NDArray[Any]) -> NDArray[np.int64]:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
 from nsr_gym.envs.engine import EpisodeEngine, Info
 from nsr_gym.envs.render import RENDER_FPS, RENDER_MODES, check_render_mode, render
 from nsr_gym.envs.single import Observation, check_actions
-from numpy.typing import NDArray
-
 from nsr_gym.errors import InvalidValueError, StateError, unknown
 
 AUTORESET_MODES = {
@@ -33,7 +33,7 @@ class EngineVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
     environment i is seeded with seed + i and keeps a generator of its own.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": list(RENDER_MODES), "render_fps": RENDER_FPS}
+    metadata = {"render_modes": list(RENDER_MODES), "render_fps": RENDER_FPS}  # noqa: RUF012
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class EngineVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
         self.observation_space = batch_space(engine.observation_space, self.num_envs)
         self.action_space = batch_space(engine.action_space, self.num_envs)
         self._mode = AUTORESET_MODES[autoreset_mode]
-        self.metadata = {**type(self).metadata, "autoreset_mode": self._mode}  # type: ignore[misc]
+        self.metadata = {**self.metadata, "autoreset_mode": self._mode}
         self._generators: list[np.random.Generator | None] = [None] * self.num_envs
         self._observations = np.zeros((self.num_envs, engine.layout.size), dtype=np.float32)
         self._over = np.ones(self.num_envs, dtype=bool)

@@ -79,7 +79,7 @@ def compare(
     ] = REFERENCE,
     reward: Annotated[str, typer.Option(help="Reward of regret: online or post_task.")] = "online",
     workers: Annotated[int | None, typer.Option(help="Processes. [one for each core]")] = None,
-    block: Annotated[int, typer.Option(help="Seeds played side by side in one cell.")] = 5,
+    block: Annotated[int, typer.Option(help="Seeds played side by side in one cell.")] = 10,
     runs: Annotated[Path, typer.Option(help="Folder of all results.")] = Path("runs"),
 ) -> None:
     """Compare agents on the same streams with the same random numbers.

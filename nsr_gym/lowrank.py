@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from nsr_gym.errors import InvalidValueError
 from nsr_gym.lowrank_core import (
@@ -143,13 +144,10 @@ def canonicalise_sites(
         InvalidValueError: no site, sites that do not fit together, or as in `canonicalise`.
     """
     width = check_sites(sites)
-    result = {}
-    for name, (u, s, vh) in svd_sites(sites, method).items():
-        # Signs are free in an SVD; amax and amin fix them at a fraction of what argmax costs.
-        root = torch.where(u.amax(-2) < -u.amin(-2), -s.sqrt(), s.sqrt())
-        up, down = u * root.unsqueeze(-2), vh * root.unsqueeze(-1)
-        result[name] = Canonical(*fit_width(up, down, s, width))
-    return result
+    return {
+        name: Canonical(*fit_width(*_balanced(u, s, vh), width))
+        for name, (u, s, vh) in svd_sites(sites, method).items()
+    }
 
 
 def truncate(
@@ -224,32 +222,32 @@ def truncate_sites(
     if (rank is None) == (energy is None):
         raise InvalidValueError("Give exactly one of rank and energy to truncate by.")
     if rank is not None:
-        asked = check_rank(rank, limit, first)
+        asked = check_rank(rank, limit, first).clamp(max=came)
     elif energy is not None and not 0.0 < energy <= 1.0:
         raise InvalidValueError(f"energy is a share in (0, 1], not {energy!r}.")
 
-    canonical = canonicalise_sites(sites, method=method)
+    parts = svd_sites(sites, method)
     # Energies are summed in double precision: a share close to 1 is a difference of large sums.
-    squares = torch.stack([c.singular_values.double().square() for c in canonical.values()]).sum(0)
-    left = squares.cumsum(-1)
-    total = left[..., -1:]
+    energies = [pad(s.double().square(), (0, came - s.shape[-1])) for _, s, _ in parts.values()]
+    squares = torch.stack(energies).sum(0) if len(energies) > 1 else energies[0]
+    total = squares.sum(-1)
     if energy is None:
-        kept = asked.clamp(max=came)
+        kept = asked
     else:
-        kept = (left >= total * energy).int().argmax(-1) + 1
+        left = squares.cumsum(-1)
+        kept = (left >= left[..., -1:] * energy).int().argmax(-1) + 1
     if width < came and bool((kept > width).any()):
         raise InvalidValueError(
             f"A width of {width} has no room for rank {int(kept.max())}; raise the width."
         )
     dropped = torch.arange(came, device=first.device) >= kept.unsqueeze(-1)
     discarded = (squares * dropped).sum(-1)
-    share = discarded / total[..., 0].where(total[..., 0] > 0, torch.ones_like(discarded))
+    share = discarded / total.clamp(min=torch.finfo(total.dtype).tiny)  # 0 for a zero update
     factors, values = {}, {}
-    for name, c in canonical.items():
-        up = c.up.masked_fill(dropped.unsqueeze(-2), 0.0)
-        down = c.down.masked_fill(dropped.unsqueeze(-1), 0.0)
-        up, down, s = fit_width(up, down, c.singular_values.masked_fill(dropped, 0.0), width)
-        factors[name], values[name] = (up, down), s
+    for name, (u, s, vh) in parts.items():
+        s_kept = s.masked_fill(dropped[..., : s.shape[-1]], 0.0)
+        up, down, values[name] = fit_width(*_balanced(u, s_kept, vh), width)
+        factors[name] = up, down
     return SiteTruncation(
         factors, values, kept.long(), discarded.to(first.dtype), share.to(first.dtype)
     )
@@ -358,3 +356,11 @@ def apply(x: Tensor, up: Tensor, down: Tensor) -> Tensor:
             f"Inputs have {x.shape[-1]} features, the update takes {down.shape[-1]}."
         )
     return (x @ down.mT) @ up.mT
+
+
+def _balanced(u: Tensor, s: Tensor, vh: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`U sqrt(S)`, `sqrt(S) Vh` and S, with the signs that an SVD leaves free fixed."""
+    root = s.sqrt()
+    # amax and amin find the sign of the largest entry at a fraction of what argmax costs.
+    root = torch.where(u.amax(-2) + u.amin(-2) < 0, -root, root)
+    return u * root.unsqueeze(-2), vh * root.unsqueeze(-1), s

@@ -149,6 +149,8 @@ def check_sites(sites: Mapping[str, Factors]) -> int:
 
 def check_rank(rank: int | Tensor, limit: int, like: Tensor) -> Tensor:
     """The rank as an int64 tensor on the factors' device, each between 1 and `limit`."""
+    if isinstance(rank, int) and not isinstance(rank, bool) and 1 <= rank <= limit:
+        return torch.full(like.shape[:-2], rank, device=like.device)
     asked = torch.as_tensor(rank, device=like.device)
     if asked.dtype not in (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8):
         raise InvalidValueError(f"rank is an integer or an integer tensor, not {rank!r}.")

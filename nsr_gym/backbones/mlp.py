@@ -46,6 +46,7 @@ class MLPBackbone:
             InvalidValueError: a tensor is missing or the shapes do not fit each other.
         """
         self.device = torch.device(device)
+        self.input_shape: tuple[int, ...]
         depth = sum(name.startswith("fc") and name.endswith(".weight") for name in weights)
         expected = [f"{layer}.{part}" for layer in (*_names(depth), "head") for part in _PARTS]
         if depth == 0 or sorted(weights) != sorted(expected):

@@ -102,7 +102,7 @@ def pretrain_mlp(
                 hidden = functional.relu(layer(hidden))
             loss = functional.cross_entropy(layers[-1](hidden), labels[batch])
             optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimiser.step()
             losses.append(float(loss.detach()))
         if progress is not None:

@@ -68,8 +68,8 @@ def _declare_missing() -> None:
 
     for name, schema in _SCHEMAS.items():
         if not hasattr(torch.ops.torchvision, name):
-            library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
-            library.define(name + schema)  # type: ignore[no-untyped-call]
+            library = torch.library.Library("torchvision", "FRAGMENT")
+            library.define(name + schema)
             _declared.append(library)
 
 

@@ -30,7 +30,7 @@ def calibrate(environment: str, seeds: Sequence[int]) -> dict[str, Any]:
     Returns:
         Plain JSON: both thresholds, their error rates, and what they were measured on.
     """
-    env = gym.make_vec(
+    env: Any = gym.make_vec(
         environment, num_envs=len(seeds), vectorization_mode=None, split="train", access="bank",
         observe_task_id=True,
     )  # fmt: skip

@@ -55,7 +55,7 @@ def play(
     chosen = {"split": "test"} | (arguments or {}) | {"access": spec.access}
     if spec.observe_task_id:
         chosen["observe_task_id"] = True
-    env = gym.make_vec(environment, num_envs=len(seeds), vectorization_mode=None, **chosen)
+    env: Any = gym.make_vec(environment, num_envs=len(seeds), vectorization_mode=None, **chosen)
     try:
         player = make_agent(agent, env, **(agent_arguments or {}))
         frames = _episode(env, player, [int(seed) for seed in seeds], progress)

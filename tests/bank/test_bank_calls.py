@@ -50,7 +50,7 @@ def test_recall_is_sorted_by_cosine_with_ties_by_lower_slot() -> None:
 
 def test_recall_of_a_large_bank_equals_sorting_all_of_it() -> None:
     rng = np.random.default_rng(0)
-    stored = rng.integers(-2, 3, size=(600, 3)) + [[0.5, 0, 0]]
+    stored = rng.integers(-2, 3, size=(600, 3)) + np.array([0.5, 0.0, 0.0])
     bank = TaskKnowledgeBank(embedding_dim=3)
     for x in stored:
         bank.reserve(embedding=x)

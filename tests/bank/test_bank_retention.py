@@ -9,6 +9,14 @@ from nsr_gym.errors import UnknownNameError
 X = np.eye(8)
 
 
+def wide(budget: int, retention: str = "lru") -> TaskKnowledgeBank:
+    """A bank whose entry of rank r takes exactly 4 (15 + 15 + 1) r + 4 * 8 = 124 r + 32 bytes."""
+    store = CountedFactors(sites={"fc": (15, 15)}, max_rank=15)
+    return TaskKnowledgeBank(
+        embedding_dim=8, capacity_bytes=budget, retention=retention, store=store
+    )
+
+
 def three(retention: str) -> TaskKnowledgeBank:
     """Three entries that every rule ranks differently.
 
@@ -75,26 +83,12 @@ def test_pin_refuses_additions_to_a_full_bank_and_changes_nothing() -> None:
 
 @pytest.mark.parametrize("retention", sorted(RETENTION_RULES))
 def test_a_byte_budget_is_met_by_evicting_until_the_newcomer_fits(retention: str) -> None:
-    # An entry of rank r takes 8 r + 4 r + 32 bytes.
-    bank = TaskKnowledgeBank(
-        embedding_dim=8,
-        capacity_bytes=3 * 44,
-        retention=retention,
-        store=CountedFactors(sites={"fc": (1, 1)} | {"fc2": (1, 1)}, max_rank=1, dtype="float16"),
-    )
-    size = int(bank.bytes_by_kind()["embedding"][0])
-    assert size == 0
+    bank = wide(3 * 156, retention)
     for axis in range(6):
         bank.reserve(embedding=X[axis])
-        assert bank.nbytes()[0] <= 3 * 44
+        assert bank.nbytes()[0] <= 3 * 156
     assert bank.entries.tolist() == [3]
     assert bool(bank.recall(X[0]).similarity[0] > 0.99) == (retention == "pin")
-
-
-def wide(budget: int) -> TaskKnowledgeBank:
-    """A bank whose entry of rank r takes exactly 4 (15 + 15 + 1) r + 4 * 8 = 124 r + 32 bytes."""
-    store = CountedFactors(sites={"fc": (15, 15)}, max_rank=15)
-    return TaskKnowledgeBank(embedding_dim=8, capacity_bytes=budget, store=store)
 
 
 def test_one_large_entry_may_cost_several_small_ones() -> None:
