@@ -44,8 +44,6 @@ class BankMemory:
     def begin(self, rows: Ints) -> None:
         """Forget everything about episodes that start anew."""
         self.bank.clear(rows=rows)
-        self._losses.forget(rows)
-        self._accuracies.forget(rows)
 
     def observe(self, arrival: Arrival, progress: Progress) -> NDArray[np.float32]:
         """Return what a policy sees of tasks that arrive, (n, size); changes nothing."""

@@ -12,15 +12,14 @@ from nsr_gym.envs.dynamics import Floats, Ints
 
 
 class EntryCache:
-    """One number for each (episode, slot, task), valid for one version of the slot's entry."""
+    """One number for each (episode, slot, task), valid for one version of the slot's entry.
+
+    Versions never come twice within a bank, so nothing has to be dropped when one is emptied.
+    """
 
     def __init__(self, num_episodes: int, num_tasks: int) -> None:
         self._version = np.zeros((num_episodes, 0, num_tasks), dtype=np.int64)
         self._value: NDArray[np.float64] = np.zeros((num_episodes, 0, num_tasks))
-
-    def forget(self, rows: Ints) -> None:
-        """Drop what is known of some episodes: their versions start anew."""
-        self._version[rows] = 0
 
     def look_up(
         self,

@@ -66,7 +66,7 @@ class EpisodeConfig:
     rank_cost: float = 0.0
     observation: str = "flat"
     observe_task_id: bool = False
-    support_size: int = 64
+    support_size: int = 128
     learning_steps: int = 15
     updates: int = 3
     batch_size: int = 32

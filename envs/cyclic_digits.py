@@ -117,7 +117,7 @@ class CyclicDigitsEnv(EngineEnv):
     | `rank_cost` | 0.0 | taken from the reward for every granted rank |
     | `observation` | `"flat"` | or `"dict"` |
     | `observe_task_id` | False | tell the task (an ablation) |
-    | `support_size` | 64 | images that embed a task and measure trial loads |
+    | `support_size` | 128 | images that embed a task and measure trial loads |
     | `learning_steps` | 15 | L |
     | `updates` | 3 | u, optimiser updates of a learning step |
     | `batch_size` | 32 | images of an update |
@@ -146,7 +146,7 @@ class CyclicDigitsEnv(EngineEnv):
     ## Cost
 
     A visit is 45 updates of 32 images, 16 accuracies on 200 images and up to 8 trial loads on
-    64: about 0.5 GFLOP. Episodes side by side share the products: `gym.make_vec` with many
+    128: about 0.5 GFLOP. Episodes side by side share the products: `gym.make_vec` with many
     episodes is the fast way (`make bench` measures it).
 
     ## Version History

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Bools = NDArray[np.bool_]
+_Result = TypeVar("_Result", "Reserved", "Recall")
 _FIRST_SLOTS = 16
 _SMALL = 256
 """Up to so many slots a full sort is as fast as selecting first."""
@@ -218,7 +219,7 @@ class TaskKnowledgeBank:
         head: Head | None = None,
         rows: ArrayLike | None = None,
     ) -> Reserved:
-        """Write one entry of each of some banks anew; see `reserve` for the other arguments.
+        """Write one entry of each of some banks anew.
 
         Counters of recalls and the place in the order of creation stay. Where a byte budget is
         exceeded, other entries go by the retention rule; if that cannot help, the new content is
@@ -226,6 +227,18 @@ class TaskKnowledgeBank:
 
         Args:
             slot: (n,) occupied slots.
+            embedding: as for `reserve`, and so are the following.
+            rank: (n,).
+            accuracy: (n,).
+            importance: (n,).
+            tags: (n,) integers by name; those left out stay.
+            factors: by site.
+            singular_values: (n, sites, r).
+            head: (weight, bias).
+            rows: (n,) distinct banks; None means all.
+
+        Returns:
+            The slots, -1 where the content was refused, and the evictions.
 
         Raises:
             InvalidValueError: a slot is empty, or as for `reserve`.
@@ -336,13 +349,12 @@ class TaskKnowledgeBank:
         self._drop(chosen, self._slots(slot, chosen))
 
     def clear(self, *, rows: ArrayLike | None = None) -> None:
-        """Empty some banks and start their clocks anew."""
+        """Empty some banks and start their clocks anew; versions go on, so none comes twice."""
         chosen = self._rows(rows)
         self.occupied[chosen] = False
         self.rank[chosen] = 0
         self._bytes[chosen] = 0
         self.clock[chosen] = 0
-        self._events[chosen] = 0
 
     def tick(self, *, rows: ArrayLike | None = None) -> None:
         """Advance the clock of some banks by one visit."""
@@ -512,7 +524,7 @@ class TaskKnowledgeBank:
             raise DataError(
                 "An embedding is zero or not finite; check the images it was computed from."
             )
-        return array / length
+        return np.asarray(array / length)
 
 
 def _top(scores: NDArray[np.float32], count: int) -> Ints:
@@ -558,7 +570,7 @@ def _wider(array: NDArray[Any], more: int) -> NDArray[Any]:
     return np.pad(array, room)
 
 
-def _squeeze(result: Any, single: bool) -> Any:
+def _squeeze(result: _Result, single: bool) -> _Result:
     """Drop the leading dimension of every part of a result."""
     if not single:
         return result

@@ -142,7 +142,7 @@ class CountedFactors:
         factors: SiteFactors | None,
         singular_values: Tensor | None,
         head: Head | None,
-    ) -> None:
+    ) -> Any:
         """Refuse a payload, which would be lost.
 
         Raises:

@@ -21,7 +21,7 @@ def calibrate(environment: str, seeds: Sequence[int]) -> dict[str, Any]:
 
     The oracle plays train-split episodes. Of every arrival the best entry counts (the most
     similar one, or the one with the lowest trial loss): it holds the task or it does not. Each
-    threshold is the one that decides most arrivals rightly, midway between the nearest values.
+    threshold is the one with the lowest balanced error, midway between the nearest values.
 
     Args:
         environment: id.
@@ -74,26 +74,28 @@ def _decide(score: NDArray[np.float64], own: NDArray[np.bool_]) -> tuple[float, 
 
 
 def best_cut(high: NDArray[np.float64], low: NDArray[np.float64]) -> tuple[float, float]:
-    """Return the cut that separates two samples with the fewest errors, and their share.
+    """Return the cut that separates two samples best, and its balanced error rate.
 
-    An error is a value of `high` below the cut or one of `low` at or above it. Of equally good
-    cuts the one in the middle of the widest gap is taken.
+    The balanced error rate is the mean of the share of `high` below the cut (tasks that are not
+    recognised) and the share of `low` at or above it (wrong warm starts), however many there
+    are of each: the second are rarer and cost more. Of equally good cuts the one in the middle
+    of the widest gap is taken.
 
     Raises:
         DataError: fewer than two different values, so that there is nothing to cut.
     """
     values = np.unique(np.concatenate([high, low]))
-    if len(values) < 2:
+    if len(values) < 2 or not len(high) or not len(low):
         raise DataError(
             "Expected arrivals that differ; play more or longer episodes to calibrate on."
         )
     cuts = (values[1:] + values[:-1]) / 2
     missed = np.searchsorted(np.sort(high), cuts)
     mistaken = len(low) - np.searchsorted(np.sort(low), cuts)
-    errors = missed + mistaken
+    errors = (missed / len(high) + mistaken / len(low)) / 2
     good = np.flatnonzero(errors == errors.min())
     widest = good[np.argmax(np.diff(values)[good])]
-    return float(cuts[widest]), float(errors[widest] / (len(high) + len(low)))
+    return float(cuts[widest]), float(errors[widest])
 
 
 def update_file(path: Path, environment: str, found: dict[str, Any]) -> None:

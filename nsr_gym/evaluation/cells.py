@@ -6,18 +6,20 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from nsr_gym.errors import FileFormatError
+from nsr_gym.errors import FileFormatError, StateError
 
 MANIFEST = "manifest.json"
 CELLS = "cells"
 VISITS = "visits.parquet"
+LOCK = ".lock"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +115,27 @@ class ResultFolder:
         """Keep the manifest."""
         text = json.dumps(manifest, indent=2, sort_keys=True) + "\n"
         _write(self.path / MANIFEST, lambda name: Path(name).write_text(text))
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes from working in this folder; a killed process lets go of it.
+
+        Raises:
+            StateError: another process is working in it.
+        """
+        try:
+            import fcntl
+        except ImportError:  # no such locks on this system: two runs would do the work twice
+            yield
+            return
+        with (self.path / LOCK).open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise StateError(
+                    f"Another process is working in {self.path}; wait for it or stop it."
+                ) from error
+            yield
 
     def remove_leftovers(self) -> None:
         """Remove temporary files that a killed run left behind."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import os
 import platform
+import signal
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -16,7 +20,7 @@ from typing import Any
 import gymnasium as gym
 import pandas as pd
 
-from nsr_gym.errors import InvalidValueError, StateError, unknown
+from nsr_gym.errors import FileFormatError, InvalidValueError, StateError, unknown
 from nsr_gym.evaluation.cells import VISITS, Cell, ResultFolder, read_parquet, write_parquet
 from nsr_gym.registry import agent_spec
 
@@ -107,32 +111,13 @@ def run(
         StateError: the folder holds another comparison, or `resume` is False and it is there.
         FileFormatError: a file in the folder is damaged.
     """
-    results = ResultFolder(folder)
-    cells = comparison.cells()
-    _claim(results, comparison, resume)
-    results.remove_leftovers()
-    done = results.finished(cells)
-    todo = [cell for cell in cells if cell.key not in done]
-    count = workers if workers is not None else len(os.sched_getaffinity(0))
+    count = _cores() if workers is None else workers
     if count < 1:
         raise InvalidValueError(f"Expected at least one worker; got {count}.")
-    began = time.time()
-    report = progress or (lambda visits, finished: None)
-    if count == 1 or len(todo) <= 1:
-        for cell in todo:
-            results.write_cell(cell, cell.run(lambda visits: report(visits, 0)))
-            report(0, 1)
-    else:
-        _run_pool(todo, results, min(count, len(todo)), report)
-    table = results.table(cells)
-    table.insert(0, "run", folder.name)
-    write_parquet(folder / VISITS, table)
-    manifest = results.read_manifest() or {}
-    manifest["streams"] = _streams(table)
-    manifest["seconds"] = manifest.get("seconds", 0.0) + time.time() - began
-    manifest["finished"] = True
-    results.write_manifest(manifest)
-    return table
+    results, cells = ResultFolder(folder), comparison.cells()
+    _claim(results, comparison, resume)
+    with results.lock():
+        return _run_locked(results, cells, count, progress)
 
 
 def load(folder: Path) -> pd.DataFrame:
@@ -141,28 +126,67 @@ def load(folder: Path) -> pd.DataFrame:
     Raises:
         FileFormatError: there is none, or it is damaged.
     """
+    if not (folder / VISITS).exists():
+        raise FileFormatError(
+            f"{folder} holds no finished comparison; make one with `nsr-gym compare`."
+        )
     return read_parquet(folder / VISITS)
+
+
+def _run_locked(
+    results: ResultFolder,
+    cells: list[Cell],
+    count: int,
+    progress: Callable[[int, int], None] | None,
+) -> pd.DataFrame:
+    results.remove_leftovers()
+    done = results.finished(cells)
+    todo = [cell for cell in cells if cell.key not in done]
+    began = time.time()
+    report = progress or (lambda visits, finished: None)
+    report(0, len(done))
+    if count == 1 or len(todo) <= 1:
+        for cell in todo:
+            results.write_cell(cell, cell.run(lambda visits: report(visits, 0)))
+            report(0, 1)
+    else:
+        _run_pool(todo, results, min(count, len(todo)), report)
+    table = results.table(cells)
+    table.insert(0, "run", results.path.name)
+    write_parquet(results.path / VISITS, table)
+    manifest = results.read_manifest() or {}
+    manifest["streams"] = _streams(table)
+    manifest["seconds"] = manifest.get("seconds", 0.0) + time.time() - began
+    manifest["finished"] = True
+    results.write_manifest(manifest)
+    return table
 
 
 def _claim(results: ResultFolder, comparison: Comparison, resume: bool) -> None:
     """Write the manifest, or make sure that the one there is of the same comparison."""
-    wanted = {"comparison": _plain(asdict(comparison)), "versions": _versions()}
+    wanted = {"comparison": _plain(asdict(comparison)), "installation": _versions()}
     found = results.read_manifest()
     if found is None:
         if results.path.exists() and any(results.path.iterdir()):
             raise StateError(
                 f"{results.path} is not empty and holds no comparison; choose another name."
             )
+        for environment in comparison.environments:
+            # Wrong arguments are to be found before anything is written.
+            gym.make_vec(environment, num_envs=1, **comparison.arguments).close()
         results.path.mkdir(parents=True, exist_ok=True)
         results.write_manifest(wanted | {"format": 1, "finished": False})
         return
     if not resume:
         raise StateError(f"{results.path} is there already; choose another name.")
-    for part in wanted:
-        if found.get(part) != wanted[part]:
+    for part, values in wanted.items():
+        there = found.get(part) or {}
+        other = {k: (there.get(k), v) for k, v in values.items() if there.get(k) != v}
+        if other:
+            listed = "; ".join(f"{k}: {a!r} there, {b!r} now" for k, (a, b) in other.items())
             raise StateError(
-                f"{results.path} holds results of other {part}: {found.get(part)!r} there, "
-                f"{wanted[part]!r} asked for. Choose another name; nothing was overwritten."
+                f"{results.path} holds results of another {part} ({listed}). Choose another "
+                "name or move the folder away; nothing was overwritten."
             )
 
 
@@ -189,8 +213,15 @@ def _run_pool(
             for future in finished:
                 future.result()
             tick(len(finished))
+    except BrokenProcessPool as error:
+        raise StateError(
+            "A worker process was killed (out of memory?). Finished cells are kept: run the same "
+            "command again, with fewer --workers or a smaller --block."
+        ) from error
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
+        for child in multiprocessing.active_children():
+            child.terminate()
         raise
     pool.shutdown()
 
@@ -201,10 +232,20 @@ _counter: Any = None
 def _start_worker(counter: Any) -> None:
     global _counter
     _counter = counter
+    # Stopping is the parent's business; without a parent there is nothing to work for.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     import torch
 
     # One thread for each process: the products are small, and cores are shared by cells.
     torch.set_num_threads(1)
+
+
+def _leave_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _work(cell: Cell, results: ResultFolder) -> None:
@@ -223,9 +264,27 @@ def _streams(table: pd.DataFrame) -> dict[str, dict[str, str]]:
     return found
 
 
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _versions() -> dict[str, str]:
     versions = {name: metadata.version(name) for name in _PACKAGES}
-    return versions | {"python": platform.python_version()}
+    return versions | {"python": platform.python_version(), "source": _source_hash()}
+
+
+def _source_hash() -> str:
+    """Hash the suite's own code and data: a version number says little of a working copy."""
+    import nsr_gym.agents
+    import nsr_gym.envs
+
+    digest = hashlib.sha256()
+    for package in (nsr_gym, nsr_gym.envs, nsr_gym.agents):
+        root = Path(package.__path__[0])
+        for file in sorted(root.rglob("*")):
+            if file.is_file() and file.suffix in (".py", ".json", ".safetensors"):
+                digest.update(file.relative_to(root).as_posix().encode() + file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _plain(value: Any) -> Any:

@@ -39,23 +39,19 @@ def test_prefixed_id_plays_the_same_visit_in_a_fresh_process(
 
 
 @pytest.mark.parametrize("env_id", ENV_IDS)
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_async_vector_environment_plays_the_native_episodes(
-    method: str, env_id: str, tiny: dict[str, Any]
+def test_async_vector_environment_plays_the_native_episode(
+    env_id: str, tiny: dict[str, Any]
 ) -> None:
-    native = gym.make_vec(env_id, 2, vectorization_mode=None, **tiny)
+    native = gym.make_vec(env_id, 1, vectorization_mode=None, **tiny)
     asynchronous = gym.make_vec(
-        f"nsr_gym:{env_id}",
-        2,
-        vectorization_mode="async",
-        vector_kwargs={"context": method, "shared_memory": False},
+        f"nsr_gym:{env_id}", 1, vectorization_mode="async", vector_kwargs={"context": "spawn"},
         **tiny,
-    )
+    )  # fmt: skip
     try:
         ours, _ = native.reset(seed=2)
         theirs, _ = asynchronous.reset(seed=2)
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
-        actions = np.array([[0, 1, 2], [0, 2, 2]])
+        actions = np.array([[0, 1, 2]])
         for a, b in zip(native.step(actions)[:4], asynchronous.step(actions)[:4], strict=True):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
     finally:
