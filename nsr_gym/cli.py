@@ -25,7 +25,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-console = Console()
+# Where output is piped, the tables get the room that they are made for.
+console = Console(width=None if sys.stdout.isatty() else 120)
 errors = Console(stderr=True)
 
 DEFAULT_ENVIRONMENT = "NSR/CyclicDigits-v0"

@@ -129,7 +129,7 @@ class TaskKnowledgeBank:
         self.accuracy = np.zeros((num_banks, 0), dtype=np.float64)
         self.importance = np.zeros((num_banks, 0), dtype=np.float64)
         self.tags: dict[str, Ints] = {name: self._no_ints() for name in tags}
-        self._grow(min(_FIRST_SLOTS, _FIRST_SLOTS if capacity is None else capacity))
+        self._grow(_FIRST_SLOTS)
 
     @property
     def slots(self) -> int:
@@ -470,7 +470,7 @@ class TaskKnowledgeBank:
 
     def _grow(self, slots: int) -> None:
         if self.capacity is not None:
-            slots = min(slots, self.capacity)
+            slots = min(slots, max(1, self.capacity))  # a slot even for none: no empty arrays
         more = slots - self.slots
         if more <= 0:
             return
