@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsr_gym.agents.base import ADD, Ints, RandomState, RuleAgent, State
-from nsr_gym.agents.thresholds import thresholds
+from nsr_gym.agents.thresholds import loss_threshold, thresholds
 from nsr_gym.errors import InvalidValueError
 
 
@@ -57,9 +57,7 @@ class TrialLossAgent(RuleAgent):
             InvalidValueError: a threshold that is not positive.
         """
         super().__init__(env)
-        self.threshold = thresholds(env).trial_loss if threshold is None else threshold
-        if not self.threshold > 0:
-            raise InvalidValueError(f"Expected a positive threshold; got {threshold!r}.")
+        self.threshold = loss_threshold(env, threshold)
 
     def act(self, observation: NDArray[Any], state: State) -> tuple[Ints, State]:
         """Return actions (n, 3) for observations (n, size), and the next state."""

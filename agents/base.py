@@ -35,8 +35,13 @@ class RuleAgent(abc.ABC):
 
         Raises:
             AccessError: the environment's access level is not the rule's.
+            InvalidValueError: it is no environment of the suite.
         """
-        engine = env.unwrapped.engine
+        engine = getattr(env.unwrapped, "engine", None)
+        if engine is None:
+            raise InvalidValueError(
+                f"{type(self).__name__} plays environments of the suite; {env} is none."
+            )
         self.layout: ObservationLayout = engine.layout
         self.config = engine.config
         if self.config.access != self.access:
@@ -100,7 +105,8 @@ class RandomState:
     """Uniform numbers that depend on an episode's seed and step alone.
 
     The state is (seeds, steps), so that the same episode draws the same numbers whatever
-    episodes run beside it, and asking "what would you do" advances nothing.
+    episodes run beside it, and asking "what would you do" advances nothing. Without a state the
+    rows are the seeds and every call is a first step: pass on the state that `predict` returns.
     """
 
     @staticmethod

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsr_gym.agents.base import DISCARD, UPDATE, Ints, RandomState, RuleAgent, State
-from nsr_gym.agents.thresholds import thresholds
+from nsr_gym.agents.thresholds import loss_threshold
 
 
 class GreedyAgent(RuleAgent):
@@ -94,9 +94,12 @@ class PinOneAgent(RuleAgent):
             env: the environment.
             threshold: loss in nats below which the active adapter counts as fitting; None
                 takes the value calibrated on train-split streams.
+
+        Raises:
+            InvalidValueError: a threshold that is not positive.
         """
         super().__init__(env)
-        self.threshold = thresholds(env).trial_loss if threshold is None else threshold
+        self.threshold = loss_threshold(env, threshold)
 
     def act(self, observation: NDArray[Any], state: State) -> tuple[Ints, State]:
         """Return actions (n, 3) for observations (n, size), and the next state."""

@@ -8,6 +8,8 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+from nsr_gym.errors import InvalidValueError
+
 THRESHOLDS_FILE = "thresholds.json"
 
 
@@ -29,6 +31,18 @@ def thresholds(env: Any) -> Thresholds:
     spec = getattr(env.unwrapped, "spec", None)
     table = _table()
     return table.get(getattr(spec, "id", ""), next(iter(table.values())))
+
+
+def loss_threshold(env: Any, given: float | None) -> float:
+    """Return a rule's threshold of the trial loss in nats: the given one, else the calibrated.
+
+    Raises:
+        InvalidValueError: the given one is not a positive number.
+    """
+    value = thresholds(env).trial_loss if given is None else given
+    if not value > 0:
+        raise InvalidValueError(f"Expected a positive threshold; got {given!r}.")
+    return value
 
 
 @cache

@@ -107,7 +107,7 @@ class ActiveMemory:
         where = torch.as_tensor(np.flatnonzero(kept))
         self._active.put(torch.as_tensor(rows[kept]), trained[where])
         self._born[rows[kept]] = born[kept]
-        self._scratch[rows] = np.where(kept, 0, ranks)
+        self._scratch[rows] = np.where(kept | (not self._persistent), 0, ranks)
         return executed, curve
 
     def entries(self, rows: Ints) -> Ints:

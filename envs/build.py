@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from nsr_gym.backbones.base import Backbone
 from nsr_gym.envs.active_memory import ActiveMemory
 from nsr_gym.envs.bank_memory import BankMemory
@@ -11,6 +13,22 @@ from nsr_gym.envs.live import LiveDynamics
 from nsr_gym.envs.memory import Memory
 from nsr_gym.errors import InvalidValueError
 from nsr_gym.learning.data import TaskData
+
+
+def open_device(name: str) -> torch.device:
+    """Return a device that tensors can be put on.
+
+    Raises:
+        InvalidValueError: there is none of that name on this machine.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InvalidValueError(
+            f"Expected device to be 'cpu' or a CUDA device of this machine; got {name!r}."
+        ) from error
+    return device
 
 
 def live_engine(

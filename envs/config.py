@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
+import numpy as np
+
+from nsr_gym.bank.retention import RETENTION_RULES
 from nsr_gym.errors import InvalidValueError, unknown
-from nsr_gym.streams import SCHEDULES
+from nsr_gym.registry import ACCESS
+from nsr_gym.streams import SCHEDULES, draw_visits
 from nsr_gym.tasks import SPLITS
 
-ACCESS = ("bank", "memoryless", "visit")
 REWARDS = ("post_task", "online")
 OBSERVATIONS = ("flat", "dict")
 
@@ -77,8 +80,12 @@ class EpisodeConfig:
     device: str = "cpu"
 
     @classmethod
-    def from_arguments(cls, arguments: Mapping[str, Any]) -> Self:
+    def from_arguments(cls, arguments: Mapping[str, Any], *, others: Sequence[str] = ()) -> Self:
         """Build the configuration from an environment's keyword arguments.
+
+        Args:
+            arguments: by name.
+            others: names the environment takes beside these, for the error's suggestion.
 
         Raises:
             UnknownNameError: an argument does not exist; the message names the closest.
@@ -87,7 +94,7 @@ class EpisodeConfig:
         known = {field.name for field in fields(cls)}
         for name in arguments:
             if name not in known:
-                raise unknown("environment argument", name, known)
+                raise unknown("environment argument", name, known | set(others))
         return cls(**arguments)
 
     def __post_init__(self) -> None:
@@ -101,6 +108,7 @@ class EpisodeConfig:
             ("split", SPLITS),
             ("schedule", tuple(SCHEDULES)),
             ("access", ACCESS),
+            ("retention", tuple(RETENTION_RULES)),
             ("reward", REWARDS),
             ("observation", OBSERVATIONS),
         ):
@@ -114,7 +122,17 @@ class EpisodeConfig:
         for name in ("capacity", "capacity_bytes"):
             if getattr(self, name) is not None:
                 _check_whole(name, getattr(self, name), least=0)
-        _check_number("rank_cost", self.rank_cost, low=0.0)
+        for name in ("rank_cost", "distillation"):
+            _check_number(name, getattr(self, name), low=0.0)
+        for name in ("learning_rate", "temperature"):
+            _check_number(name, getattr(self, name), low=0.0, open_low=True)
+        if self.markov_noise is not None:
+            _check_number("markov_noise", self.markov_noise, low=0.0, high=1.0)
+        for name, kind in (("observe_task_id", bool), ("device", str)):
+            if not isinstance(getattr(self, name), kind):
+                raise InvalidValueError(
+                    f"Expected {name} to be a {kind.__name__}; got {getattr(self, name)!r}."
+                )
         _check_number("init_gain", self.init_gain, low=0.0, open_low=True)
         if self.energy is not None:
             _check_number("energy", self.energy, low=0.0, high=1.0, open_low=True)
@@ -129,6 +147,15 @@ class EpisodeConfig:
             raise InvalidValueError(
                 f"Expected ranks in ascending order, each once; got {list(ranks)}."
             )
+
+        # Schedules check how their options fit together when they draw.
+        rng = np.random.default_rng(0)
+        draw_visits(self.schedule, self.num_tasks, self.cycles, rng, **self.schedule_options)
+
+    @property
+    def schedule_options(self) -> dict[str, float]:
+        """The arguments that go to the schedule."""
+        return {} if self.markov_noise is None else {"markov_noise": self.markov_noise}
 
     @property
     def max_rank(self) -> int:

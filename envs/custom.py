@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nsr_gym.backbones.base import Backbone
-from nsr_gym.envs.build import live_engine
+from nsr_gym.envs.build import live_engine, open_device
 from nsr_gym.envs.config import EpisodeConfig
 from nsr_gym.envs.engine import EpisodeEngine
 from nsr_gym.envs.single import EngineEnv
@@ -66,6 +66,8 @@ class ContinualVectorEnv(EngineVectorEnv):
 def _engine(
     pool: TaskPool, backbone: Backbone, arguments: dict[str, Any], num_episodes: int
 ) -> EpisodeEngine:
-    config = EpisodeConfig.from_arguments({"split": pool.split} | arguments)
-    placed = backbone.to(config.device)
+    config = EpisodeConfig.from_arguments(
+        {"split": pool.split} | arguments, others=("render_mode", "autoreset_mode")
+    )
+    placed = backbone.to(open_device(config.device))
     return live_engine(TaskData(pool, placed), placed, config, num_episodes)

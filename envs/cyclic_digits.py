@@ -5,16 +5,15 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-import torch
-
 from nsr_gym.backbones.mlp import MLPBackbone
 from nsr_gym.backbones.pretrain import digits_backbone
 from nsr_gym.datasets.digits import digits_pool
-from nsr_gym.envs.build import live_engine
+from nsr_gym.envs.build import live_engine, open_device
 from nsr_gym.envs.config import EpisodeConfig
 from nsr_gym.envs.engine import EpisodeEngine
 from nsr_gym.envs.single import EngineEnv
 from nsr_gym.envs.vector import EngineVectorEnv
+from nsr_gym.errors import InvalidValueError
 from nsr_gym.learning.data import TaskData
 
 
@@ -182,13 +181,17 @@ class CyclicDigitsVectorEnv(EngineVectorEnv):
 
 
 def _engine(tasks: str, arguments: dict[str, Any], num_episodes: int) -> EpisodeEngine:
-    config = EpisodeConfig.from_arguments(arguments)
-    data, backbone = _prepared(tasks, config.split, config.device)
+    config = EpisodeConfig.from_arguments(
+        arguments, others=("tasks", "render_mode", "autoreset_mode")
+    )
+    if not isinstance(tasks, str):
+        raise InvalidValueError(f"Expected tasks as the name of a family; got {tasks!r}.")
+    data, backbone = _prepared(tasks, config.split, str(open_device(config.device)))
     return live_engine(data, backbone, config, num_episodes)
 
 
 @cache
 def _prepared(tasks: str, split: str, device: str) -> tuple[TaskData, MLPBackbone]:
     # Shared by all environments of a process: the frozen part is computed once per data set.
-    backbone = digits_backbone(torch.device(device))
+    backbone = digits_backbone(device)
     return TaskData(digits_pool(tasks, split), backbone), backbone

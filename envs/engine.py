@@ -88,9 +88,6 @@ class EpisodeEngine:
         self.accuracy = np.full(shape, np.nan)
         self._reached = np.full((num_episodes, config.num_tasks), np.nan)
         self._probed: tuple[Ints, Arrival] | None = None
-        self._options = {}
-        if config.markov_noise is not None:
-            self._options = {"markov_noise": config.markov_noise}
 
     def reset(
         self, rows: Ints, generators: Sequence[np.random.Generator]
@@ -114,7 +111,7 @@ class EpisodeEngine:
                 num_tasks=config.num_tasks,
                 cycles=config.cycles,
                 rng=rng,
-                options=self._options,
+                options=config.schedule_options,
             )
             keys[i] = rng.integers(2**63, size=2, dtype=np.uint64)
             self.streams[row] = stream

@@ -6,7 +6,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from nsr_gym.envs.engine import EpisodeEngine, Info
 from nsr_gym.envs.render import RENDER_FPS, RENDER_MODES, check_render_mode, render
@@ -54,7 +54,7 @@ class EngineEnv(gym.Env[Observation, NDArray[np.int64]]):
         """
         if self._over:
             raise StateError("No episode is running; call reset() first.")
-        checked = check_actions(self.engine, np.asarray(action)[None])
+        checked = check_actions(self.engine, [action])
         observation, reward, terminated, info = self.engine.step(_ROW, checked)
         self._over = bool(terminated[0])
         return self._shape(observation), float(reward[0]), self._over, False, _scalars(info)
@@ -76,13 +76,19 @@ class EngineEnv(gym.Env[Observation, NDArray[np.int64]]):
         return np.asarray(observation[0])
 
 
-def check_actions(engine: EpisodeEngine, actions: NDArray[Any]) -> NDArray[np.int64]:
+def check_actions(engine: EpisodeEngine, actions: ArrayLike) -> NDArray[np.int64]:
     """Return actions (n, components) as int64.
 
     Raises:
         InvalidValueError: another shape or type, or a component out of range.
     """
     nvec = engine.action_space.nvec
+    try:
+        actions = np.asarray(actions)
+    except ValueError as error:
+        raise InvalidValueError(
+            f"Expected actions of {len(nvec)} whole numbers; got rows of unequal length."
+        ) from error
     if actions.ndim != 2 or actions.shape[1] != len(nvec) or actions.dtype.kind not in "iu":
         raise InvalidValueError(
             f"Expected actions of {len(nvec)} whole numbers (recall, rank index, reserve); got "

@@ -62,7 +62,6 @@ class EngineVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
         self._generators: list[np.random.Generator | None] = [None] * self.num_envs
         self._observations = np.zeros((self.num_envs, engine.layout.size), dtype=np.float32)
         self._over = np.ones(self.num_envs, dtype=bool)
-        self._started = False
 
     def reset(
         self,
@@ -88,7 +87,6 @@ class EngineVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
                 self._generators[i], _ = seeding.np_random(one)
         rows = np.flatnonzero(mask)
         info = self._reset_rows(rows)
-        self._started = True
         return self._shape(self._observations), self._spread(info, rows)
 
     def step(self, actions: NDArray[np.int64]) -> Step:
@@ -99,8 +97,8 @@ class EngineVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
                 is disabled.
             InvalidValueError: actions outside the action space.
         """
-        if not self._started:
-            raise StateError("No episode is running; call reset() first.")
+        if any(generator is None for generator in self._generators):
+            raise StateError("An environment has no episode yet; call reset() for all first.")
         over = self._over.copy()
         if over.any() and self._mode is AutoresetMode.DISABLED:
             raise StateError(
@@ -190,13 +188,15 @@ class EngineVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
     def _seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
         if seed is None:
             return [None] * self.num_envs
-        if isinstance(seed, int | np.integer):
-            return [int(seed) + i for i in range(self.num_envs)]
-        if len(seed) != self.num_envs:
+        if _is_whole(seed):
+            return [int(seed) + i for i in range(self.num_envs)]  # type: ignore[arg-type]
+        seeds = [] if isinstance(seed, str | float | int) else list(seed)
+        if len(seeds) != self.num_envs or not all(s is None or _is_whole(s) for s in seeds):
             raise InvalidValueError(
-                f"Expected one seed for each of {self.num_envs} environments; got {len(seed)}."
+                f"Expected a whole number as seed, or a list of {self.num_envs} whole numbers or "
+                f"None; got {seed!r}."
             )
-        return [None if one is None else int(one) for one in seed]
+        return [None if one is None else int(one) for one in seeds]
 
     def _check_mask(self, mask: Any) -> NDArray[np.bool_]:
         if (
@@ -215,3 +215,7 @@ class EngineVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
         if self.engine.config.observation == "dict":
             return self.engine.layout.as_dict(observations)
         return observations.copy()
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from nsr_gym.errors import InvalidValueError, NsrGymError, unknown
 from nsr_gym.registration import ENVIRONMENTS
-from nsr_gym.registry import agent_specs
+from nsr_gym.registry import agent_spec, agent_specs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,6 +100,8 @@ def compare(
         arguments={"split": split} | _parse(set_ or []),
         block=block,
     )
+    if agent_spec(reference).name != REFERENCE and reference not in chosen.agents:
+        raise unknown("compared agent to be the reference", reference, chosen.agents)
     folder = runs / name
     with _progress(chosen) as advance:
         table = run(chosen, folder, workers=workers, progress=advance)
@@ -116,7 +118,10 @@ def report(
     from nsr_gym.evaluation.compare import load
 
     _check_reward(reward)
-    _report(load(folder), folder, reference, reward)
+    table = load(folder)
+    if reference != REFERENCE and reference not in set(table["agent"]):
+        raise unknown("agent in this comparison", reference, set(table["agent"]))
+    _report(table, folder, reference, reward)
 
 
 @app.command()
@@ -130,7 +135,11 @@ def calibrate(
     """Choose the rules' thresholds on train-split streams."""
     from nsr_gym.evaluation.calibrate import calibrate as run_calibration
     from nsr_gym.evaluation.calibrate import update_file
+    from nsr_gym.evaluation.compare import check_environment
 
+    check_environment(env)
+    if output is not None and not output.parent.is_dir():
+        raise InvalidValueError(f"Expected --output in a folder that exists; got {output}.")
     found = run_calibration(env, seeds=range(seeds))
     console.print_json(json.dumps({env: found}))
     if output is not None:

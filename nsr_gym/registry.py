@@ -8,6 +8,9 @@ from typing import Any
 
 from nsr_gym.errors import InvalidValueError, unknown
 
+ACCESS = ("bank", "memoryless", "visit")
+"""What a policy may use: the bank, an adapter of fixed rank, or nothing across a switch."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AgentSpec:
@@ -15,7 +18,7 @@ class AgentSpec:
 
     Attributes:
         name: what `--agents` takes.
-        entry_point: `"module:Class"`; called with an `nsr_gym.agents.AgentContext`.
+        entry_point: `"module:Class"`; called with the environment it is to play.
         access: the access level it is run with.
         summary: one line.
         observe_task_id: whether it has to be told the task.
@@ -39,7 +42,10 @@ def register_agent(
     Raises:
         InvalidValueError: the name stands for another agent already, or the entry point is
             not of the form `"module:Class"`.
+        UnknownNameError: an access level that does not exist.
     """
+    if access not in ACCESS:
+        raise unknown("access level", access, ACCESS)
     if entry_point.count(":") != 1:
         raise InvalidValueError(f"Expected an entry point 'module:Class'; got {entry_point!r}.")
     spec = AgentSpec(

@@ -25,7 +25,9 @@ Bools = NDArray[np.bool_]
 _Result = TypeVar("_Result", "Reserved", "Recall")
 _FIRST_SLOTS = 16
 _SMALL = 256
-"""Up to so many slots a full sort is as fast as selecting first."""
+"""Up to so many slots a full sort is as fast as selecting first, and similarities come from a sum
+whose rounding does not depend on how many banks, slots or threads there are, as that of a BLAS
+product does; so a bank among many answers bit for bit as it does alone."""
 
 
 @dataclass(frozen=True)
@@ -192,16 +194,13 @@ class TaskKnowledgeBank:
         content = self._content(
             len(chosen), embedding, rank, accuracy, importance, tags, factors, singular_values, head
         )
-        size = content["bytes"]
-        open_ = np.ones(len(chosen), dtype=bool)
-        if self.capacity == 0:
-            open_[:] = False
-        kept, evicted = self._make_room(chosen, size, open_, adding=True)
+        kept = np.full(len(chosen), self.capacity != 0)
+        kept, evicted = self._make_room(chosen, content["bytes"], kept, adding=True)
         free = ~self.occupied[chosen]
         if bool((kept & ~free.any(axis=1)).any()):
             self._grow(max(_FIRST_SLOTS, 2 * self.slots))
             free = ~self.occupied[chosen]
-        slot = np.where(kept, free.argmax(axis=1) if self.slots else -1, -1)
+        slot = np.where(kept, free.argmax(axis=1), -1)
         self._write(chosen, slot, kept, content, created=True)
         return _squeeze(Reserved(slot, evicted), single)
 
@@ -288,27 +287,27 @@ class TaskKnowledgeBank:
         chosen = self._rows(rows, distinct=False)
         query = self._unit(embedding, len(chosen))
         n, k = len(chosen), self.slots
-        scores = np.full((n, k), -np.inf, dtype=np.float32)
         if n == 1:
-            np.matmul(self.embedding[chosen[0]], query[0], out=scores[0])
-        elif k:
+            stored = self.embedding[chosen[0], None]
+        else:
             everything = n == self.num_banks and bool((chosen == np.arange(n)).all())
             stored = self.embedding if everything else self.embedding[chosen]
+        if k <= _SMALL:
+            scores = np.einsum("nkd,nd->nk", stored, query)
+        else:
             scores = np.matmul(stored, query[:, :, None])[:, :, 0]
-        scores[~self.occupied[chosen]] = -np.inf
+        scores = np.where(self.occupied[chosen], scores, np.float32(-np.inf))
         best = _top(scores, min(top_n, k))
-        similarity = np.take_along_axis(scores, best, axis=1)
-        there = np.isfinite(similarity)
-        valid = there if threshold is None else there & (similarity >= threshold)
-        room = ((0, 0), (0, top_n - best.shape[1]))
-        result = Recall(
-            slot=np.pad(np.where(there, best, -1), room, constant_values=-1),
-            similarity=np.pad(
-                np.where(there, similarity, np.float32(-1.0)), room, constant_values=-1.0
-            ),
-            valid=np.pad(valid, room),
-        )
-        return _squeeze(result, single)
+        values = scores[np.arange(n)[:, None], best]
+        there = values > -np.inf
+        width = best.shape[1]
+        slot = np.full((n, top_n), -1, dtype=np.int64)
+        similarity = np.full((n, top_n), -1.0, dtype=np.float32)
+        valid = np.zeros((n, top_n), dtype=bool)
+        slot[:, :width] = np.where(there, best, -1)
+        similarity[:, :width] = np.where(there, values, np.float32(-1.0))
+        valid[:, :width] = there if threshold is None else there & (values >= threshold)
+        return _squeeze(Recall(slot, similarity, valid), single)
 
     def mark_recalled(self, slot: ArrayLike, *, rows: ArrayLike | None = None) -> None:
         """Count a recall of one entry, (n,), in each of some banks.
@@ -389,7 +388,7 @@ class TaskKnowledgeBank:
         packed = None
         if self.store is not None:
             packed = self.store.pack(ranks, factors, singular_values, head)
-        elif factors is not None or head is not None:
+        elif factors is not None or singular_values is not None or head is not None:
             raise InvalidValueError("This bank keeps no factors; build it with a store of them.")
         return {
             "embedding": self._unit(embedding, n),
@@ -408,37 +407,44 @@ class TaskKnowledgeBank:
     ) -> tuple[Bools, Ints]:
         """Evict until the new content fits; return which rows keep it, and the evictions."""
         evicted = np.zeros(len(rows), dtype=np.int64)
-        budget = self.capacity_bytes
-        if budget is not None:
+        slots_left = bytes_left = None
+        if adding and self.capacity is not None:
+            slots_left = self.capacity - 1 - self.occupied[rows].sum(axis=1)
+        if self.capacity_bytes is not None:
             alone = growth if keep is None else growth + self._bytes[rows, keep]
-            kept = kept & (alone <= budget)
+            kept = kept & (alone <= self.capacity_bytes)
+            bytes_left = self.capacity_bytes - growth - self._bytes[rows].sum(axis=1)
         while True:
             short = np.zeros(len(rows), dtype=bool)
-            if adding and self.capacity is not None:
-                short |= self.entries[rows] >= self.capacity
-            if budget is not None:
-                short |= self.nbytes(rows) + growth > budget
+            for left in (slots_left, bytes_left):
+                if left is not None:
+                    short |= left < 0
             need = np.flatnonzero(short & kept)
             if not len(need):
                 return kept, evicted
-            allowed = self.occupied[rows[need]].copy()
+            allowed = self.occupied[rows[need]]
             if keep is not None:
                 allowed[np.arange(len(need)), keep[need]] = False
             victim = _first(self._rule(self, rows[need]), allowed)
             kept[need[victim < 0]] = False
-            goes = need[victim >= 0]
-            self._drop(rows[goes], victim[victim >= 0])
+            goes, victim = need[victim >= 0], victim[victim >= 0]
+            if slots_left is not None:
+                slots_left[goes] += 1
+            if bytes_left is not None:
+                bytes_left[goes] += self._bytes[rows[goes], victim]
+            self._drop(rows[goes], victim)
             evicted[goes] += 1
 
     def _write(
         self, rows: Ints, slots: Ints, kept: Bools, content: dict[str, Any], *, created: bool
     ) -> None:
-        where = rows[kept], slots[kept]
+        taken: Bools | slice = slice(None) if kept.all() else kept  # a slice copies nothing
+        where = rows[taken], slots[taken]
         events = self._event(where[0])
         self.occupied[where] = True
         for name in ("embedding", "rank", "accuracy", "importance"):
-            getattr(self, name)[where] = content[name][kept]
-        self._bytes[where] = content["bytes"][kept]
+            getattr(self, name)[where] = content[name][taken]
+        self._bytes[where] = content["bytes"][taken]
         self.reserved_at[where] = self.used_at[where] = self.clock[where[0]]
         self.version[where] = self.used_order[where] = events
         if created:
@@ -446,7 +452,7 @@ class TaskKnowledgeBank:
             self.times_recalled[where] = 0
         for name, column in self.tags.items():
             if name in content["tags"]:
-                column[where] = content["tags"][name][kept]
+                column[where] = content["tags"][name][taken]
             elif created:
                 column[where] = 0
         if self.store is not None and len(where[0]):
@@ -494,13 +500,14 @@ class TaskKnowledgeBank:
             return np.arange(self.num_banks)
         array = np.atleast_1d(np.asarray(rows))
         wrong = array.ndim != 1 or (array.size and array.dtype.kind not in "iu")
-        if wrong or (array < 0).any() or (array >= self.num_banks).any():
+        if wrong or (array.size and (array.min() < 0 or array.max() >= self.num_banks)):
             raise InvalidValueError(
                 f"Expected rows as bank numbers from 0 to {self.num_banks - 1}; got {rows!r}."
             )
-        if distinct and len(np.unique(array)) != len(array):
+        array = array.astype(np.int64)
+        if distinct and array.size and np.bincount(array).max() > 1:
             raise InvalidValueError(f"Expected distinct banks; got {array.tolist()}.")
-        return array.astype(np.int64)
+        return array
 
     def _slots(self, slot: ArrayLike, rows: Ints) -> Ints:
         slots = _column("slot", slot, len(rows), np.int64)
@@ -512,25 +519,32 @@ class TaskKnowledgeBank:
         return slots
 
     def _unit(self, embedding: ArrayLike, n: int) -> NDArray[np.float32]:
-        array = np.asarray(embedding, dtype=np.float32)
+        # Summed in double precision, where no float32 number's square over- or underflows, and in
+        # one memory layout, so that a row's rounding does not depend on the others.
+        array = np.asarray(embedding)
+        if array.dtype.kind not in "iuf":
+            raise InvalidValueError(f"Expected embeddings as numbers; got {array.dtype}.")
+        array = np.ascontiguousarray(array, dtype=np.float64)
         if array.ndim == 1 and n == 1:
             array = array[None]
         if array.shape != (n, self.embedding_dim):
             raise InvalidValueError(
                 f"Expected embeddings of shape ({n}, {self.embedding_dim}); got {array.shape}."
             )
-        length = np.linalg.norm(array, axis=1, keepdims=True)
+        length = np.sqrt(np.einsum("nd,nd->n", array, array))[:, None]
         if not np.isfinite(length).all() or (length == 0).any():
             raise DataError(
                 "An embedding is zero or not finite; check the images it was computed from."
             )
-        return np.asarray(array / length)
+        return (array / length).astype(np.float32)
 
 
 def _top(scores: NDArray[np.float32], count: int) -> Ints:
     """Return the columns of the largest scores of each row, best first, ties by column."""
     n, k = scores.shape
-    if k <= _SMALL or count == 0:
+    if count == 1:
+        return scores.argmax(axis=1)[:, None]
+    if k <= _SMALL:
         return np.argsort(-scores, axis=1, kind="stable")[:, :count]
     best = np.empty((n, count), dtype=np.int64)
     for i, row in enumerate(scores):
@@ -544,7 +558,7 @@ def _first(keys: tuple[NDArray[Any], ...], allowed: Bools) -> Ints:
     """Return the slot with the smallest keys of each row, -1 where none may go."""
     candidates = allowed
     for key in keys:
-        values = np.where(candidates, key.astype(np.float64), np.inf)
+        values = np.where(candidates, key, np.inf)
         least = values.min(axis=1, keepdims=True)
         candidates = candidates & (values == least) & np.isfinite(least)
     return np.where(candidates.any(axis=1), candidates.argmax(axis=1), -1)
@@ -553,13 +567,15 @@ def _first(keys: tuple[NDArray[Any], ...], allowed: Bools) -> Ints:
 def _column(name: str, value: ArrayLike, n: int, dtype: Any) -> NDArray[Any]:
     array = np.asarray(value)
     whole = np.issubdtype(dtype, np.integer)
-    if array.shape not in ((), (1,), (n,)) or array.dtype.kind not in ("iu" if whole else "iuf"):
+    allowed = "iu" if whole else "iuf"
+    if array.shape not in ((), (1,), (n,)) or (array.size and array.dtype.kind not in allowed):
         kind = "whole numbers" if whole else "numbers"
         raise InvalidValueError(
             f"Expected {name} as {n} {kind}; got shape {array.shape} of type {array.dtype}."
         )
-    column = np.broadcast_to(array, (n,)).astype(dtype)
-    if not np.isfinite(column).all():
+    full = array.shape == (n,)
+    column = array.astype(dtype) if full else np.full(n, array.item(), dtype=dtype)
+    if not whole and not np.isfinite(column).all():
         raise DataError(f"Expected {name} to be finite; got {value!r}.")
     return column
 

@@ -97,7 +97,9 @@ def load_bank(path: str | Path, *, device: str = "cpu") -> TaskKnowledgeBank:
     try:
         with safe_open(path, framework="numpy") as file:
             meta = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # Tensors of a foreign file may have types that NumPy lacks, and are of no use here.
+            names = list(file.keys()) if meta.get("format") == FORMAT else []
+            arrays = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, ValueError, OSError) as error:
         raise FileFormatError(
             f"{path} is damaged or no bank file ({error}); restore it from a copy."
@@ -107,10 +109,10 @@ def load_bank(path: str | Path, *, device: str = "cpu") -> TaskKnowledgeBank:
             f"{path} is a safetensors file, but none that `save_bank` wrote; to take over factors "
             "from elsewhere, reserve them in a new bank."
         )
-    if not meta.get("version", "").isdigit() or int(meta["version"]) > VERSION:
+    if meta.get("version") != str(VERSION):
         raise FileFormatError(
-            f"{path} has version {meta.get('version')!r} of the format, this package reads up to "
-            f"{VERSION}; install a later nsr-gym."
+            f"{path} has version {meta.get('version')!r} of the format, this package reads version "
+            f"{VERSION}; if the file is not damaged, install a later nsr-gym."
         )
     if meta.get("sha256") != _digest(arrays, meta.get("bank", "")):
         raise FileFormatError(

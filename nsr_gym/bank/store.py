@@ -259,6 +259,7 @@ class PerEntryFactors(CountedFactors):
                 f"An entry's factors cover the sites {', '.join(self.sites)}; {came} came."
             )
         torch, n, flat, values = self._torch, len(rank), [], []
+        most = int(rank.max(initial=0))
         for name, (d_out, d_in) in self.sites.items():
             up, down = (f.detach().to(self.device, self._torch_dtype) for f in factors[name])
             if n == 1 and up.ndim == down.ndim == 2:
@@ -270,9 +271,9 @@ class PerEntryFactors(CountedFactors):
                     f"at most {self.max_rank}; shapes {tuple(up.shape)} and {tuple(down.shape)} "
                     "came."
                 )
-            if r < rank.max():
+            if r < most:
                 raise InvalidValueError(
-                    f"Site {name!r} has {r} directions, which is less than rank {rank.max()}."
+                    f"Site {name!r} has {r} directions, which is less than rank {most}."
                 )
             room = self.max_rank - r
             up = torch.nn.functional.pad(up, (0, room))
@@ -287,7 +288,7 @@ class PerEntryFactors(CountedFactors):
             s = singular_values.detach().to(self.device, self._torch_dtype)
             s = s[None] if n == 1 and s.ndim == 2 else s
             room = self.max_rank - s.shape[-1]
-            if s.shape[:-1] != (n, len(self.sites)) or room < 0 or s.shape[-1] < rank.max():
+            if s.shape[:-1] != (n, len(self.sites)) or room < 0 or s.shape[-1] < most:
                 raise InvalidValueError(
                     f"singular_values has shape ({n}, {len(self.sites)}, r) in the order of the "
                     f"sites; {tuple(s.shape)} came."

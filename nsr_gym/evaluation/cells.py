@@ -105,8 +105,8 @@ class ResultFolder:
         if not file.exists():
             return None
         try:
-            return dict(json.loads(file.read_text()))
-        except (ValueError, UnicodeDecodeError) as error:
+            return dict(json.loads(file.read_text()).items())
+        except (ValueError, AttributeError) as error:
             raise FileFormatError(
                 f"{file} cannot be read ({error}); move the folder away or choose another name."
             ) from error

@@ -52,10 +52,8 @@ class Comparison:
             UnknownNameError: an environment or agent that does not exist.
             InvalidValueError: nothing to compare, repeated or negative seeds.
         """
-        ids = [name for name in gym.registry if name.startswith("NSR/")]
         for name in self.environments:
-            if name not in gym.registry:
-                raise unknown("environment", name, ids)
+            check_environment(name)
         for name in self.agents:
             agent_spec(name)
         for what in ("environments", "agents", "seeds"):
@@ -87,6 +85,17 @@ class Comparison:
             for agent in self.agents
             for first in range(0, len(self.seeds), self.block)
         ]
+
+
+def check_environment(name: str) -> None:
+    """Refuse an id that is no environment of the suite.
+
+    Raises:
+        UnknownNameError: it is not; the message names the closest.
+    """
+    known = [key for key in gym.registry if key.startswith("NSR/")]
+    if name not in known:
+        raise unknown("environment of the suite", name, known)
 
 
 def run(
@@ -167,7 +176,8 @@ def _claim(results: ResultFolder, comparison: Comparison, resume: bool) -> None:
     wanted = {"comparison": _plain(asdict(comparison)), "installation": _versions()}
     found = results.read_manifest()
     if found is None:
-        if results.path.exists() and any(results.path.iterdir()):
+        # A run killed in its first moment leaves hidden files at most.
+        if results.path.exists() and any(f.name[0] != "." for f in results.path.iterdir()):
             raise StateError(
                 f"{results.path} is not empty and holds no comparison; choose another name."
             )

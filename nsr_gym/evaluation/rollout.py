@@ -52,6 +52,8 @@ def play(
     if len(seeds) == 0:
         raise InvalidValueError("Expected at least one seed; got none.")
     spec = agent_spec(agent)
+    if "access" in (arguments or {}):
+        raise InvalidValueError("The agent sets the access level; leave access out.")
     chosen = {"split": "test"} | (arguments or {}) | {"access": spec.access}
     if spec.observe_task_id:
         chosen["observe_task_id"] = True

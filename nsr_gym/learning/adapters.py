@@ -141,8 +141,15 @@ class _AdaptedLinear(torch.autograd.Function):
     ) -> Tensor:
         low = torch.bmm(_rows(x), down.mT.contiguous())
         ctx.save_for_backward(x, weight, up_t, down, low)
-        y = functional.linear(x, weight, bias) if frozen is None else frozen
-        return y + torch.bmm(low, up_t).view_as(y)  # a new tensor, never an input or a view
+        known = frozen if frozen is not None else bias
+        if known is None:
+            known = weight.new_zeros(weight.shape[0])
+        # A new tensor, neither an input nor a view: the caller may overwrite it.
+        y = known.expand(*x.shape[:-1], -1).clone(memory_format=torch.contiguous_format)
+        if frozen is None:
+            y.view(-1, y.shape[-1]).addmm_(x.reshape(-1, x.shape[-1]), weight.mT)
+        y.view(*low.shape[:2], -1).baddbmm_(low, up_t)
+        return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -153,7 +160,7 @@ class _AdaptedLinear(torch.autograd.Function):
         grad_x = None
         if ctx.needs_input_grad[0]:
             grad_x = torch.matmul(grad, weight)
-            grad_x.add_(torch.bmm(grad_low, down).view_as(grad_x))
+            grad_x.view(*grad_low.shape[:2], -1).baddbmm_(grad_low, down)
         grad_up = torch.bmm(low.mT, _rows(grad))
         return grad_x, None, None, None, grad_up, torch.bmm(grad_low.mT, _rows(x))
 
@@ -182,11 +189,12 @@ class MergedMap:
         up, down = self._factors[site]
         if frozen is not None:
             low = torch.bmm(_rows(x), down.mT.contiguous())
-            return torch.bmm(low, up.mT.contiguous()).view_as(frozen).add_(frozen)
+            return torch.baddbmm(_rows(frozen), low, up.mT.contiguous()).view_as(frozen)
         if site not in self._merged:
             weight, _ = self._backbone.weight(site)
             # Merged as its transpose, the layout in which the batched product is fastest.
-            self._merged[site] = torch.bmm(down.mT, up.mT.contiguous()).add_(weight.mT)
+            merged = torch.bmm(down.mT, up.mT.contiguous())
+            self._merged[site] = merged.add_(weight.mT.contiguous())
         _, bias = self._backbone.weight(site)
         y = torch.bmm(_rows(x), self._merged[site])
         return (y if bias is None else y.add_(bias)).view(*x.shape[:-1], -1)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from nsr_gym.agents import make_agent
 from nsr_gym.agents.thresholds import thresholds
 
@@ -148,7 +149,9 @@ def test_uniform_grants_an_equal_share_and_at_least_one(
     assert action[2] == UPDATE
 
 
-@pytest.mark.parametrize(("ranks", "granted"), [([1, 2, 4, 8], 4), ([1, 3, 8], 3), ([1], 1), ([6, 8], 6)])
+@pytest.mark.parametrize(
+    ("ranks", "granted"), [([1, 2, 4, 8], 4), ([1, 3, 8], 3), ([1], 1), ([6, 8], 6)]
+)
 def test_recency_grants_half(ranks: list[int], granted: int, make_env: Make) -> None:
     env = make_env(access="memoryless", ranks=ranks)
     agent = make_agent("recency", env)

@@ -8,10 +8,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from nsr_gym.agents import agent_spec, agent_specs, make_agent, register_agent
-from nsr_gym.envs.config import ACCESS
 
 from nsr_gym import registry
+from nsr_gym.agents import agent_spec, agent_specs, make_agent, register_agent
+from nsr_gym.envs.config import ACCESS
 from nsr_gym.errors import AccessError, InvalidValueError, NsrGymError, UnknownNameError
 
 Make = Callable[..., Any]
@@ -86,9 +86,10 @@ def test_an_agent_is_made_for_a_wrapped_and_for_a_vector_environment(
     name: str, tiny: dict[str, Any], make_vec: Make
 ) -> None:
     wrapped = gym.make("NSR/CyclicDigits-v0", **tiny | arguments(name))
-    assert make_agent(name, wrapped).layout.sizes == make_agent(
-        name, make_vec(2, **arguments(name))
-    ).layout.sizes
+    assert (
+        make_agent(name, wrapped).layout.sizes
+        == make_agent(name, make_vec(2, **arguments(name))).layout.sizes
+    )
     wrapped.close()
 
 
@@ -174,7 +175,7 @@ def test_an_unknown_agent_is_answered_with_the_closest(
 ) -> None:
     with pytest.raises(UnknownNameError, match=f"no agent '{wrong}'.*'{meant}'"):
         make_agent(wrong, make_env())
-    with pytest.raises(UnknownNameError, match="Known: .*similarity"):
+    with pytest.raises(UnknownNameError, match=r"Known: .*similarity"):
         agent_spec("qqq")
 
 

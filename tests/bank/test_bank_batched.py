@@ -14,7 +14,9 @@ ARRAYS = ("occupied", "embedding", "rank", "accuracy", "importance", "reserved_a
 
 operations = st.lists(
     st.tuples(
-        st.sampled_from(["reserve", "reserve", "reserve", "replace", "recalled", "remove", "tick"]),
+        st.sampled_from(
+            ["reserve", "reserve", "reserve", "replace", "recalled", "remove", "clear", "tick"]
+        ),
         st.lists(st.integers(0, E - 1), min_size=1, max_size=E, unique=True),
         st.integers(0, 10_000),
     ),
@@ -60,8 +62,8 @@ def held(bank: TaskKnowledgeBank, row: int) -> dict[str, Any]:
 
 def run(bank: TaskKnowledgeBank, name: str, rows: list[int], entry: dict[str, Any]) -> list[Any]:
     """One operation on some banks, where it is legal there; what came of it per bank."""
-    if name == "tick":
-        bank.tick(rows=rows)
+    if name in ("tick", "clear"):
+        (bank.tick if name == "tick" else bank.clear)(rows=rows)
         return [None] * len(rows)
     if name == "reserve":
         result = bank.reserve(rows=rows, **entry)
@@ -91,7 +93,7 @@ def test_banks_side_by_side_equal_single_banks_and_keep_their_limits(
     ones = [make(limit, 1) for _ in range(E)]
     for name, rows, seed in steps:
         entry = draw(seed, len(rows))
-        if name not in ("reserve", "tick"):
+        if name not in ("reserve", "tick", "clear"):
             keep = [i for i, row in enumerate(rows) if many.occupied[row].any()]
             rows, entry = [rows[i] for i in keep], only(entry, keep)
         before = [held(many, row) for row in range(E)]
@@ -112,6 +114,26 @@ def test_banks_side_by_side_equal_single_banks_and_keep_their_limits(
             one = ones[row].recall(queries[row], top_n=4)
             assert found.slot[row].tolist() == one.slot.tolist()
             assert found.valid[row].tolist() == one.valid.tolist()
-            np.testing.assert_allclose(found.similarity[row], one.similarity, atol=1e-6)
+            assert found.similarity[row].tolist() == one.similarity.tolist()
         kinds = many.bytes_by_kind()
         assert sum(kinds.values()).tolist() == many.nbytes().tolist()  # type: ignore[attr-defined]
+
+
+def test_similarities_are_bit_for_bit_those_of_a_single_bank_however_far_others_grew() -> None:
+    rng = np.random.default_rng(0)
+    for d in (3, 65, 100, 512):
+        many = TaskKnowledgeBank(embedding_dim=d, num_banks=3)
+        one = TaskKnowledgeBank(embedding_dim=d)
+        for i in range(50):
+            x = rng.normal(size=(3, d))
+            many.reserve(embedding=x[:1], rows=[0])
+            if i < 7:
+                many.reserve(embedding=x[1:2], rows=[1])
+                one.reserve(embedding=x[1])
+        assert many.slots > one.slots
+        queries = rng.normal(size=(3, d))
+        alone = one.recall(queries[1], top_n=7)
+        together = many.recall(queries, top_n=7)
+        some = many.recall(queries[1:], top_n=7, rows=[1, 2])
+        for answer in (together.similarity[1], some.similarity[0]):
+            assert answer.tolist() == alone.similarity.tolist()

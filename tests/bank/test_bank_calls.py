@@ -154,7 +154,9 @@ def test_banks_side_by_side_do_not_touch_each_other() -> None:
     np.testing.assert_allclose(found.similarity[[0, 2], 0], [0, 1])
 
 
-@pytest.mark.parametrize("embedding", [[0.0] * 8, [np.nan] + [1.0] * 7, [np.inf] + [1.0] * 7])
+@pytest.mark.parametrize(
+    "embedding", [[0.0] * 8, [np.nan] + [1.0] * 7, [np.inf] + [1.0] * 7, [1e300] * 8]
+)
 def test_an_embedding_without_direction_is_refused_and_changes_nothing(
     embedding: list[float],
 ) -> None:
@@ -167,6 +169,29 @@ def test_an_embedding_without_direction_is_refused_and_changes_nothing(
     ):
         with pytest.raises(DataError, match="zero or not finite"):
             call()
+    assert state(bank) == before
+
+
+@pytest.mark.parametrize("size", [1e-150, 1e-40, 1e-22, 1e22, 1e30, 1e150])
+def test_embeddings_of_any_length_become_unit_vectors(size: float) -> None:
+    bank = TaskKnowledgeBank(embedding_dim=3)
+    bank.reserve(embedding=size * np.array([3.0, 0.0, 4.0]))
+    np.testing.assert_allclose(bank.embedding[0, 0], [0.6, 0.0, 0.8], rtol=1e-6)
+    assert bank.recall(size * np.array([3.0, 0.0, 4.0])).similarity == pytest.approx([1.0])
+
+
+def test_a_call_on_no_bank_does_nothing() -> None:
+    bank = filled(2, capacity=2)
+    before = state(bank)
+    none = np.zeros((0, 8))
+    assert bank.reserve(embedding=none, rows=[]).slot.shape == (0,)
+    assert bank.replace([], embedding=none, rows=[]).slot.shape == (0,)
+    assert bank.recall(none, top_n=3, rows=[]).slot.shape == (0, 3)
+    bank.mark_recalled([], rows=[])
+    bank.remove([], rows=[])
+    bank.clear(rows=[])
+    bank.tick(rows=[])
+    assert bank.nbytes(rows=[]).shape == (0,)
     assert state(bank) == before
 
 
@@ -184,8 +209,11 @@ def test_bad_calls_are_refused_and_change_nothing() -> None:
         bank.reserve(embedding=x, accuracy=np.nan)
     with pytest.raises(UnknownNameError, match="'task'"):
         bank.reserve(embedding=x, tags={"tsk": 1})
-    with pytest.raises(InvalidValueError, match="keeps no factors"):
-        bank.reserve(embedding=x, factors={})
+    with pytest.raises(InvalidValueError, match="embeddings as numbers"):
+        bank.reserve(embedding=["1"] * 8)
+    for payload in ({"factors": {}}, {"singular_values": 1}, {"head": 1}):
+        with pytest.raises(InvalidValueError, match="keeps no factors"):
+            bank.reserve(embedding=x, **payload)  # type: ignore[arg-type]
     with pytest.raises(StateError, match="keeps no factors"):
         bank.factors(0)
     for slot in (2, -1, 9):

@@ -120,6 +120,17 @@ def test_a_growing_update_evicts_others_and_never_itself() -> None:
     assert bank.occupied[0, :4].tolist() == [True, False, True, True]
 
 
+def test_pin_refuses_an_update_that_has_no_room_to_grow() -> None:
+    bank = wide(3 * 156, "pin")
+    for axis in range(3):
+        bank.reserve(embedding=X[axis], rank=1)
+    result = bank.replace(1, embedding=X[6], rank=2)
+    assert (result.slot, result.evicted) == (-1, 0)
+    assert bank.entries.tolist() == [3]
+    assert bank.rank[0, :3].tolist() == [1, 1, 1]
+    assert bank.recall(X[1]).similarity == pytest.approx([1.0])
+
+
 def test_an_unknown_rule_is_answered_with_the_closest() -> None:
     with pytest.raises(UnknownNameError, match=r"retention rule 'lri'.*'lru'"):
         TaskKnowledgeBank(embedding_dim=8, retention="lri")

@@ -135,6 +135,32 @@ def test_payloads_that_do_not_fit_are_refused_and_change_nothing() -> None:
     assert torch.equal(bank.factors(0)["fc1"][0][..., :2], good["fc1"][0])
 
 
+def test_a_head_that_is_not_finite_is_refused() -> None:
+    bank = bank_of(head=(5, 3))
+    head = (torch.zeros(5, 3), torch.full((5,), float("inf")))
+    with pytest.raises(InvalidValueError, match="NaN or infinite"):
+        bank.reserve(embedding=[1, 0, 0, 0], factors=adapter(4, 1, 1), head=head)
+    assert bank.entries.tolist() == [0]
+
+
+def test_factors_stay_where_they_are_when_a_bank_grows() -> None:
+    store = PerEntryFactors(sites=SITES, max_rank=3)
+    bank = TaskKnowledgeBank(embedding_dim=4, num_banks=2, store=store)
+    kept = [adapter(seed, 2, 3) for seed in range(40)]
+    for factors in kept:
+        bank.reserve(embedding=np.eye(2, 4), rank=3, factors=factors)
+    for i, factors in enumerate(kept):
+        back = bank.factors([i, i])
+        assert all(torch.equal(back[n][j], factors[n][j]) for n in SITES for j in (0, 1))
+
+
+def test_a_reserve_on_no_bank_stores_nothing() -> None:
+    bank = bank_of()
+    slot = bank.reserve(embedding=np.zeros((0, 4)), rows=[], factors=adapter(0, 0, 2)).slot
+    assert slot.shape == (0,)
+    assert bank.entries.tolist() == [0]
+
+
 def test_a_counting_store_takes_and_gives_no_factors() -> None:
     store = CountedFactors(sites=SITES, max_rank=3)
     bank = TaskKnowledgeBank(embedding_dim=4, capacity=2, store=store)

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nsr_gym.envs.config import EpisodeConfig
 
+from nsr_gym.envs.config import EpisodeConfig
 from nsr_gym.errors import InvalidValueError, NsrGymError, UnknownNameError
 
 Make = Callable[..., Any]

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from nsr_gym.envs import mask_parts
 
 from nsr_gym.bank.retention import RETENTION_RULES
+from nsr_gym.envs import mask_parts
 from nsr_gym.lowrank import truncate_sites
 
 Make = Callable[..., Any]

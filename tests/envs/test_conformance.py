@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
-from nsr_gym.envs.config import ACCESS, OBSERVATIONS, EpisodeConfig
 from stable_baselines3.common.env_checker import check_env as check_env_of_sb3
 
+from nsr_gym.envs.config import ACCESS, OBSERVATIONS, EpisodeConfig
 from nsr_gym.registration import ENVIRONMENTS, register_environments
 
 # pytest turns warnings into errors, so that a checker's complaint fails as well.

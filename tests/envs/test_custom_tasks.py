@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
-from nsr_gym.agents import make_agent
-from nsr_gym.envs import ContinualEnv, ContinualVectorEnv
 from stable_baselines3.common.env_checker import check_env as check_env_of_sb3
 
+from nsr_gym.agents import make_agent
 from nsr_gym.backbones.mlp import MLPBackbone
 from nsr_gym.backbones.pretrain import Recipe, pretrain_mlp
 from nsr_gym.datasets import pool_from_arrays
+from nsr_gym.envs import ContinualEnv, ContinualVectorEnv
 from nsr_gym.errors import DataError, InvalidValueError, UnknownNameError
 from nsr_gym.tasks import TaskPool
 
@@ -32,7 +32,9 @@ def arrays(seed: int) -> tuple[np.ndarray, ...]:
 
 
 def make_pool(split: str, seeds: range) -> TaskPool:
-    return pool_from_arrays({f"{split}-{i}": arrays(i) for i in seeds}, split=split, classes=range(4))
+    return pool_from_arrays(
+        {f"{split}-{i}": arrays(i) for i in seeds}, split=split, classes=range(4)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +81,7 @@ def test_a_user_s_vector_environment_plays_the_same_episodes(
 
 
 @pytest.mark.parametrize("agent", ["similarity", "trial-loss", "random"])
-def test_rules_play_a_user_s_environment(
-    agent: str, pool: TaskPool, backbone: MLPBackbone
-) -> None:
+def test_rules_play_a_user_s_environment(agent: str, pool: TaskPool, backbone: MLPBackbone) -> None:
     env = ContinualEnv(pool, backbone, **SETTINGS)
     player = make_agent(agent, env)
     observation, _ = env.reset(seed=0)
@@ -117,9 +117,7 @@ def test_data_that_does_not_fit_the_backbone_is_refused(backbone: MLPBackbone) -
 
 
 def test_more_classes_than_the_head_has_are_refused(backbone: MLPBackbone) -> None:
-    many = pool_from_arrays(
-        {"a": [np.ones((9, 12)), np.arange(9)] * 2}, split="train"
-    )
+    many = pool_from_arrays({"a": [np.ones((9, 12)), np.arange(9)] * 2}, split="train")
     with pytest.raises(InvalidValueError, match="9"):
         ContinualEnv(many, backbone, **SETTINGS | {"num_tasks": 1, "support_size": 2})
 
@@ -131,9 +129,7 @@ def test_more_support_images_than_a_task_has_are_refused(
         ContinualEnv(pool, backbone, **SETTINGS | {"support_size": 101})
 
 
-def test_a_rank_above_the_narrowest_layer_is_refused(
-    pool: TaskPool, backbone: MLPBackbone
-) -> None:
+def test_a_rank_above_the_narrowest_layer_is_refused(pool: TaskPool, backbone: MLPBackbone) -> None:
     with pytest.raises(InvalidValueError, match="between 1 and 8"):
         ContinualEnv(pool, backbone, **SETTINGS | {"ranks": [9]})
 

@@ -33,9 +33,7 @@ def make_pair(tiny: dict[str, Any]) -> Iterator[MakePair]:
 
     def make(n: int, mode: str = "next_step", env_id: str = ENV_IDS[0], **arguments: Any) -> Pair:
         chosen = tiny | {"num_tasks": 2} | arguments
-        native = gym.make_vec(
-            env_id, n, vectorization_mode=None, autoreset_mode=mode, **chosen
-        )
+        native = gym.make_vec(env_id, n, vectorization_mode=None, autoreset_mode=mode, **chosen)
         one = lambda: gym.make(env_id, **chosen)  # noqa: E731
         sync = SyncVectorEnv([one] * n, autoreset_mode=MODES[mode])
         made.extend([native, sync])

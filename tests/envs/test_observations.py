@@ -200,3 +200,11 @@ def test_the_task_id_cannot_be_read_from_an_observation(access: str, make_env: M
             )
         a, *_ = plain.step(np.array([0, 3, 1]))
         b, *_ = told.step(np.array([0, 3, 1]))
+
+
+def test_a_similarity_beyond_one_or_below_zero_is_cut(make_env: Make) -> None:
+    # A cosine of float32 vectors can exceed 1 by rounding, and features may be opposed.
+    layout = make_env().engine.layout
+    values = {name: np.zeros((1, size)) for name, size in layout.sizes.items()}
+    values["similarity"][0, :2] = 1.0000002, -0.3
+    assert layout.read(layout.encode(1, values)[0], "similarity")[:2].tolist() == [1.0, 0.0]

@@ -1,0 +1,95 @@
+"""Thresholds are chosen on train-split streams, by the lowest balanced error."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nsr_gym.errors import DataError
+from nsr_gym.evaluation.calibrate import best_cut, calibrate, update_file
+
+
+def cut(high: list[float], low: list[float]) -> tuple[float, float]:
+    return best_cut(np.array(high, dtype=float), np.array(low, dtype=float))
+
+
+def test_separate_samples_are_cut_in_the_middle_of_the_gap() -> None:
+    assert cut([8, 9, 10], [1, 2, 4]) == (6.0, 0.0)
+
+
+def test_errors_are_shares_of_each_sample() -> None:
+    # Of 4 high values one lies below every cut above 2; of the single low one none may pass.
+    value, error = cut([1, 5, 6, 7], [3])
+    assert value == 4.0
+    assert error == pytest.approx(0.25 / 2)
+
+
+def test_a_rare_wrong_start_counts_as_much_as_a_common_right_one() -> None:
+    high, low = [float(i) for i in range(10, 110)] + [1.0] * 5, [5.0]
+    value, error = cut(high, low)
+    assert value == 7.5
+    assert error == pytest.approx(5 / 105 / 2)
+
+
+@pytest.mark.parametrize(("high", "low"), [([], []), ([1], []), ([], [1, 2]), ([1, 1], [1])])
+def test_where_there_is_nothing_to_cut_the_error_says_so(
+    high: list[float], low: list[float]
+) -> None:
+    with pytest.raises(DataError, match="longer episodes"):
+        cut(high, low)
+
+
+numbers = st.lists(st.integers(-20, 20), min_size=1, max_size=12)
+
+
+@given(high=numbers, low=numbers)
+def test_no_other_cut_is_better(high: list[int], low: list[int]) -> None:
+    if len({*high, *low}) < 2:
+        return
+    _, error = cut([float(x) for x in high], [float(x) for x in low])
+
+    def balanced(at: float) -> float:
+        return (np.mean(np.array(high) < at) + np.mean(np.array(low) >= at)) / 2
+
+    between = np.unique([*high, *low])
+    best = min(balanced(c) for c in (between[1:] + between[:-1]) / 2)
+    assert error == pytest.approx(best)
+
+
+@pytest.fixture
+def short_id(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Register the digits with short episodes under an id of this test's own."""
+    spec = copy.deepcopy(gym.spec("NSR/CyclicDigits-v0"))
+    spec.kwargs = {"num_tasks": 4, "cycles": 3, "learning_steps": 4}
+    monkeypatch.setitem(gym.registry, "NSR/ShortDigits-v0", spec)
+    return "NSR/ShortDigits-v0"
+
+
+def test_calibration_is_on_train_streams(short_id: str) -> None:
+    found = calibrate(short_id, seeds=range(2))
+    assert found["split"] == "train"
+    assert found["episodes"] == 2
+    assert found["arrivals"] == 2 * 11  # all but the first, which meets an empty bank
+    assert 0.9 < found["similarity"] < 1.0
+    assert found["trial_loss"] > 0
+    assert found["similarity_error"] < 0.1
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_one_entry_of_a_file_is_replaced_and_the_others_stay(tmp_path: Path) -> None:
+    path = tmp_path / "thresholds.json"
+    update_file(path, "NSR/A-v0", {"similarity": 0.5})
+    update_file(path, "NSR/B-v0", {"similarity": 0.6})
+    update_file(path, "NSR/A-v0", {"similarity": 0.7})
+    assert json.loads(path.read_text()) == {
+        "NSR/A-v0": {"similarity": 0.7},
+        "NSR/B-v0": {"similarity": 0.6},
+    }
+    assert list(tmp_path.iterdir()) == [path]
