@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nsr_gym.agents.base import ADD, Ints, RandomState, RuleAgent, State
+from nsr_gym.agents.base import Ints, RandomState, RuleAgent, State
 from nsr_gym.agents.thresholds import loss_threshold, thresholds
+from nsr_gym.envs.memory import ADD
 from nsr_gym.errors import InvalidValueError
 
 
@@ -82,7 +83,10 @@ class OracleAgent(RuleAgent):
 
 
 class RandomAgent(RuleAgent):
-    """Any legal action, uniformly in each component."""
+    """An entry in view or none, a rank, a use of the result: each uniformly.
+
+    What a closed bank refuses is projected.
+    """
 
     def act(self, observation: NDArray[Any], state: State) -> tuple[Ints, State]:
         """Return actions (n, 3) for observations (n, size), and the next state."""

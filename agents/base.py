@@ -10,13 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsr_gym.envs.layout import ObservationLayout
+from nsr_gym.envs.memory import UPDATE
 from nsr_gym.errors import AccessError, InvalidValueError
 
 Ints = NDArray[np.int64]
 Observation = NDArray[Any] | Mapping[str, NDArray[Any]]
 State = tuple[NDArray[Any], ...] | None
-
-DISCARD, UPDATE, ADD = range(3)
 
 
 class RuleAgent(abc.ABC):

@@ -1,4 +1,9 @@
-"""Rules without a bank: the memoryless heuristics, and the start from nothing."""
+"""Rules without a bank: the memoryless heuristics, and the start from nothing.
+
+On a cyclic stream the oldest directions are those of the task that comes next but for the
+adapter's size: a rule that trains and keeps on every visit has overwritten a task's directions
+by the time it returns, however it splits the rank. Only discarding (`PinOneAgent`) keeps any.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nsr_gym.agents.base import DISCARD, UPDATE, Ints, RandomState, RuleAgent, State
+from nsr_gym.agents.base import Ints, RandomState, RuleAgent, State
 from nsr_gym.agents.thresholds import loss_threshold
+from nsr_gym.envs.memory import DISCARD, UPDATE
+from nsr_gym.errors import InvalidValueError
 
 
 class GreedyAgent(RuleAgent):
@@ -80,9 +87,11 @@ class RandomRankAgent(RuleAgent):
 class PinOneAgent(RuleAgent):
     """Keep the first task for good; learn every other one in a scratch copy and revert.
 
-    The best policy without a bank in reading B of the regret theorem: of M tasks it fails
-    on M - 1. Where the active adapter already fits the arrived task, only its lightest
-    direction is trained; nothing of a visit is kept after the first.
+    The optimum of reading B of the regret theorem under its assumptions (knowledge is held whole
+    or not at all, and of one task): it fails on M - 1 of M tasks. Its scratch copy makes it hold
+    twice the bytes of the other rules while it learns. Where the active adapter already fits
+    the arrived task, only its lightest direction is trained; nothing of a visit is kept after
+    the first.
     """
 
     access = "memoryless"
@@ -96,9 +105,14 @@ class PinOneAgent(RuleAgent):
                 takes the value calibrated on train-split streams.
 
         Raises:
-            InvalidValueError: a threshold that is not positive.
+            InvalidValueError: a threshold that is not positive, or a single grantable rank.
         """
         super().__init__(env)
+        if len(self.config.ranks) == 1:
+            raise InvalidValueError(
+                "Expected at least two ranks: with one, every visit overwrites the whole adapter "
+                f"and nothing can be pinned; got {list(self.config.ranks)}."
+            )
         self.threshold = loss_threshold(env, threshold)
 
     def act(self, observation: NDArray[Any], state: State) -> tuple[Ints, State]:

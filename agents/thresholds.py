@@ -8,7 +8,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from nsr_gym.errors import InvalidValueError
+from nsr_gym.errors import InvalidValueError, StateError
 
 THRESHOLDS_FILE = "thresholds.json"
 
@@ -27,10 +27,18 @@ class Thresholds:
 
 
 def thresholds(env: Any) -> Thresholds:
-    """Return the thresholds calibrated for an environment, else those of the first on file."""
-    spec = getattr(env.unwrapped, "spec", None)
-    table = _table()
-    return table.get(getattr(spec, "id", ""), next(iter(table.values())))
+    """Return the thresholds calibrated on the train split of an environment's pool of tasks.
+
+    Raises:
+        StateError: none were calibrated.
+    """
+    pool, table = env.unwrapped.engine.pool_name, _table()
+    if pool not in table:
+        raise StateError(
+            f"No thresholds were calibrated for the tasks {pool!r}, only for {', '.join(table)}; "
+            "pass threshold=..., or find one with nsr_gym.evaluation.calibrate."
+        )
+    return table[pool]
 
 
 def loss_threshold(env: Any, given: float | None) -> float:
@@ -49,6 +57,6 @@ def loss_threshold(env: Any, given: float | None) -> float:
 def _table() -> dict[str, Thresholds]:
     text = (resources.files("nsr_gym.agents") / THRESHOLDS_FILE).read_text()
     return {
-        env: Thresholds(entry["similarity"], entry["trial_loss"])
-        for env, entry in json.loads(text).items()
+        pool: Thresholds(entry["similarity"], entry["trial_loss"])
+        for pool, entry in json.loads(text).items()
     }

@@ -51,7 +51,7 @@ class ActiveMemory:
         """Forget everything about episodes that start anew."""
         self._born[rows] = _EMPTY
         self._scratch[rows] = 0
-        self._active.put(torch.as_tensor(rows), self._dynamics.empty(len(rows)))
+        self._active.put(self._dynamics.tensor(rows), self._dynamics.empty(len(rows)))
 
     def observe(self, arrival: Arrival, progress: Progress) -> NDArray[np.float32]:
         """Return what a policy sees of tasks that arrive, (n, size); changes nothing."""
@@ -61,13 +61,17 @@ class ActiveMemory:
             "task": progress.task_share,
         }
         if self._persistent:
-            active = self._active[torch.as_tensor(rows)]
+            active = self._active[self._dynamics.tensor(rows)]
             values["adapter_empty"] = (self._born[rows] == _EMPTY).all(axis=1).astype(np.float64)
             values["active_loss"] = scale(self._dynamics.active_loss(arrival, active))
         return self.layout.encode(len(rows), values)
 
     def admit(self, arrival: Arrival) -> None:
         """Do nothing: what to do with the adapter is decided when the visit begins."""
+
+    def masks_for(self, arrival: Arrival) -> Bools:
+        """Return the same as `masks` for tasks that would arrive."""
+        return self.masks(arrival.visits.rows)
 
     def masks(self, rows: Ints) -> Bools:
         """Return which values each action component may take; there is nothing to recall."""
@@ -95,17 +99,18 @@ class ActiveMemory:
         goes = np.zeros_like(granted)
         np.put_along_axis(goes, eviction, granted, axis=1)
         order = np.argsort(~goes, axis=1, kind="stable")
-        start = self._active[torch.as_tensor(rows)].reorder(torch.as_tensor(order))
+        start = self._active[self._dynamics.tensor(rows)].reorder(self._dynamics.tensor(order))
         born = np.take_along_axis(born, order, axis=1)
         trained, curve = self._dynamics.train(
             visits, start, np.zeros_like(ranks), ranks, frozen_from=ranks
         )
         self._sort_new(trained, ranks)
 
+        executed[~self._dynamics.sound(rows), 2] = DISCARD
         kept = executed[:, 2] != DISCARD
         born = np.where(granted, visits.numbers[:, None], born)
-        where = torch.as_tensor(np.flatnonzero(kept))
-        self._active.put(torch.as_tensor(rows[kept]), trained[where])
+        where = self._dynamics.tensor(np.flatnonzero(kept))
+        self._active.put(self._dynamics.tensor(rows[kept]), trained[where])
         self._born[rows[kept]] = born[kept]
         self._scratch[rows] = np.where(kept | (not self._persistent), 0, ranks)
         return executed, curve
@@ -128,14 +133,16 @@ class ActiveMemory:
         ]
 
     def used_accuracy(self, arrival: Arrival, actions: Ints | None) -> Floats:
-        """Return the test accuracy (n,) of the active adapter, whatever the action."""
-        rows = torch.as_tensor(arrival.visits.rows)
+        """Return the test accuracy (n,) of what is left after the switch, whatever the action."""
+        if not self._persistent:
+            return self._dynamics.bare_accuracy(arrival.visits.tasks)
+        rows = self._dynamics.tensor(arrival.visits.rows)
         return self._dynamics.test_accuracy(arrival.visits.tasks, self._active[rows])
 
     def _sort_new(self, trained: Adapters, ranks: Ints) -> None:
         """Sort the new directions by weight, so that the lightest can go first later."""
         new = Adapters({s: (up.clone(), down.clone()) for s, (up, down) in trained.factors.items()})
-        limits = torch.as_tensor(ranks, device=next(iter(new.factors.values()))[0].device)
+        limits = self._dynamics.tensor(ranks)
         new.keep(limits)
         cut = self._dynamics.compress(new, ranks, energy=None)
         inside = torch.arange(trained.rank, device=limits.device) < limits[:, None]

@@ -9,7 +9,7 @@ from nsr_gym.bank import TaskKnowledgeBank
 from nsr_gym.envs.cache import EntryCache
 from nsr_gym.envs.config import EpisodeConfig
 from nsr_gym.envs.dynamics import Arrival, Dynamics, Floats, Ints, Visits
-from nsr_gym.envs.layout import GLOBAL_FIELDS, VIEW_FIELDS, ObservationLayout
+from nsr_gym.envs.layout import GLOBAL_FIELDS, TASK_FIELDS, VIEW_FIELDS, ObservationLayout
 from nsr_gym.envs.memory import ADD, DISCARD, UPDATE, Bools, Progress
 
 
@@ -23,19 +23,23 @@ class BankMemory:
 
     def __init__(self, dynamics: Dynamics, config: EpisodeConfig, num_episodes: int) -> None:
         self._dynamics, self._config = dynamics, config
+        store = dynamics.store()
         self.bank = TaskKnowledgeBank(
             capacity=config.capacity,
             capacity_bytes=config.capacity_bytes,
             embedding_dim=dynamics.embedding_dim,
             retention=config.retention,
             num_banks=num_episodes,
-            store=dynamics.store(),
+            store=store,
             tags=("task", "refined"),
         )
         sizes = dict.fromkeys(VIEW_FIELDS, config.view_size) | dict.fromkeys(GLOBAL_FIELDS, 1)
         if config.observe_task_id:
-            sizes |= {"same_task": config.view_size, "task": 1}
+            sizes |= dict(zip(TASK_FIELDS, (config.view_size, 1), strict=True))
         self.layout = ObservationLayout(sizes, dynamics.pool.num_classes, config.ranks)
+        least = store.entry_bytes(np.array([config.ranks[0]]))
+        self._least_bytes = int(sum(part[0] for part in least.values()))
+        self._least_bytes += self.bank.embedding.itemsize * dynamics.embedding_dim
         self._losses = EntryCache(num_episodes, len(dynamics.pool))
         self._accuracies = EntryCache(num_episodes, len(dynamics.pool))
         self._view = np.full((num_episodes, config.view_size), -1, dtype=np.int64)
@@ -83,17 +87,29 @@ class BankMemory:
         """Return which values each action component may take, (n, S + 1 + Q + 3).
 
         Nothing can be recalled beyond the entries in view, nothing added to a bank that is
-        full and keeps the first, or that can hold nothing at all.
+        full and keeps the first, or that can hold nothing at all. Masks factorise over the
+        components: in a closed bank, update stays open for recalls and is projected after a
+        fresh start; the same goes for a rank whose entry exceeds the byte budget.
         """
+        return self._masks(rows, self._view[rows])
+
+    def masks_for(self, arrival: Arrival) -> Bools:
+        """Return the same for tasks that would arrive."""
+        return self._masks(arrival.visits.rows, self._viewed(arrival)[0])
+
+    def _masks(self, rows: Ints, view: Ints) -> Bools:
         config, bank = self._config, self.bank
         recall = np.ones((len(rows), config.view_size + 1), dtype=bool)
-        recall[:, 1:] = self._view[rows] >= 0
+        recall[:, 1:] = view >= 0
         rank = np.ones((len(rows), len(config.ranks)), dtype=bool)
         reserve = np.ones((len(rows), 3), dtype=bool)
         closed = np.zeros(len(rows), dtype=bool)
         if config.capacity is not None:
             full = bank.entries[rows] >= config.capacity
             closed = full & (config.retention == "pin" or config.capacity == 0)
+        if config.capacity_bytes is not None:
+            free = config.capacity_bytes - bank.nbytes(rows=rows) * (config.retention == "pin")
+            closed |= self._least_bytes > free
         reserve[:, ADD] = ~closed
         # An update adds after a fresh start, so it stays open only while something is held.
         reserve[:, UPDATE] = ~closed | (bank.entries[rows] > 0)
@@ -112,6 +128,7 @@ class BankMemory:
         refined = np.where(recalled, bank.tags["refined"][rows, np.maximum(slots, 0)] + 1, 0)
         curve = self._dynamics.learn(visits, bank, slots, ranks)
 
+        executed[~self._dynamics.sound(rows), 2] = DISCARD
         update = recalled & (executed[:, 2] == UPDATE)
         add = (executed[:, 2] != DISCARD) & ~update
         for chosen, fresh in ((update, False), (add, True)):
@@ -215,4 +232,4 @@ class BankMemory:
         budget = self._config.capacity_bytes
         if budget is None:
             return np.ones(len(rows))
-        return 1.0 - self.bank.nbytes(rows=rows) / max(1, budget)
+        return 1.0 - (self.bank.nbytes(rows=rows) / budget if budget else np.ones(len(rows)))

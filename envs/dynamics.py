@@ -97,6 +97,10 @@ class Dynamics(Protocol):
         """Return what the last `learn` left for `TaskKnowledgeBank.reserve`: rank and payload."""
         ...
 
+    def sound(self, rows: Ints) -> NDArray[np.bool_]:
+        """Return which episodes' last training stayed finite, (n,)."""
+        ...
+
     def accuracy(self, visits: Visits, bank: TaskKnowledgeBank, slots: Ints) -> Floats:
         """Return the test accuracy (n,) of occupied bank slots (n,) on the visits' tasks."""
         ...

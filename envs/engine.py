@@ -7,7 +7,7 @@ environment is E = 1, the native vector environment E = n.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
@@ -22,31 +22,7 @@ from nsr_gym.metrics.recovery import NO_REFERENCE, recovery_steps, shortfall
 from nsr_gym.streams import TaskStream, make_stream
 
 Info = dict[str, NDArray[Any]]
-Choose = Callable[[NDArray[np.float32]], Ints]
-
-
-class Engine(Protocol):
-    """What the faces (`Env`, `VectorEnv`) need of an engine of E episodes."""
-
-    num_episodes: int
-    observation_space: spaces.Space[Any]
-    action_space: spaces.MultiDiscrete
-
-    def reset(
-        self, rows: Ints, generators: Sequence[np.random.Generator]
-    ) -> tuple[NDArray[np.float32], Info]:
-        """Start new episodes, every random number of which comes from its generator now."""
-        ...
-
-    def step(
-        self, rows: Ints, actions: Ints
-    ) -> tuple[NDArray[np.float32], Floats, NDArray[np.bool_], Info]:
-        """Play one step of some episodes: observations, rewards, terminated, info."""
-        ...
-
-    def masks(self, rows: Ints) -> NDArray[np.bool_]:
-        """Return which values each action component may take, (n, sum of nvec)."""
-        ...
+Choose = Callable[[NDArray[np.float32], NDArray[np.bool_]], Ints]
 
 
 class EpisodeEngine:
@@ -55,6 +31,7 @@ class EpisodeEngine:
     Attributes:
         num_episodes: E.
         config: the arguments.
+        pool_name: of the tasks.
         layout: of the observations.
         action_space: recall, rank index, reserve.
         observation_space: values in [0, 1].
@@ -74,6 +51,7 @@ class EpisodeEngine:
         self.num_episodes, self.config = num_episodes, config
         self.layout: ObservationLayout = memory.layout
         self.memory = memory
+        self.pool_name = dynamics.pool.name
         self._dynamics = dynamics
         self.action_space = spaces.MultiDiscrete(
             [config.view_size + 1, len(config.ranks), 3], dtype=np.int64
@@ -176,14 +154,17 @@ class EpisodeEngine:
 
         Args:
             rows: (n,) the episodes.
-            choose: maps observations (k, size) to actions (k, 3); None measures the most
-                similar entry.
+            choose: maps observations (k, size) and masks (k, S + 1 + Q + 3) to actions (k, 3);
+                None measures the most similar entry.
 
         Returns:
             (n, M) test accuracies in the order of the stream's task list.
         """
         arrival, progress = self._probe(rows)
-        actions = None if choose is None else choose(self.memory.observe(arrival, progress))
+        actions = None
+        if choose is not None:
+            seen = self.memory.observe(arrival, progress)
+            actions = choose(seen, self.memory.masks_for(arrival))
         accuracies = self.memory.used_accuracy(arrival, actions)
         return accuracies.reshape(len(rows), self.config.num_tasks)
 

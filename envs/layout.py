@@ -91,8 +91,12 @@ class ObservationLayout:
         return np.asarray(observation)[..., self.slices[name]]
 
     def scale_loss(self, loss: NDArray[Any]) -> NDArray[Any]:
-        """Map a cross-entropy in nats to [0, 1): loss / (loss + log C), 0.5 for guessing."""
-        return np.asarray(loss / (loss + math.log(max(2, self.num_classes))))
+        """Map a cross-entropy in nats to [0, 1]: loss / (loss + log C), 0.5 for guessing.
+
+        The loss of a model that has diverged is 1.
+        """
+        guess = math.log(max(2, self.num_classes))
+        return np.where(np.isfinite(loss), 1.0 - guess / (loss + guess), 1.0)
 
     def unscale_loss(self, value: NDArray[Any]) -> NDArray[Any]:
         """Map an observed loss back to nats."""

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from nsr_gym.backbones.base import Backbone
+from nsr_gym.bank import PerEntryFactors
 from nsr_gym.bank.bank import TaskKnowledgeBank
-from nsr_gym.bank.store import PerEntryFactors
 from nsr_gym.envs.config import EpisodeConfig
 from nsr_gym.envs.dynamics import Arrival, Floats, Ints, Visits
 from nsr_gym.errors import InvalidValueError
@@ -70,6 +70,7 @@ class LiveDynamics:
         self._data, self._backbone, self._config = data, backbone, config
         self._device = backbone.device
         self._keys = np.zeros((num_episodes, 2), dtype=np.uint64)
+        self._sound = np.ones(num_episodes, dtype=bool)
         self._bare = np.full(len(data.pool), np.nan)
         self._result: dict[str, Any] = {}
         self._result_rows: Ints = np.zeros(0, dtype=np.int64)
@@ -103,7 +104,7 @@ class LiveDynamics:
                 for row, counter, size in zip(visits.rows, counters, sizes, strict=True)
             ]
         )
-        images = self._data.train(self._tensor(visits.tasks), self._tensor(index))
+        images = self._data.train(self.tensor(visits.tasks), self.tensor(index))
         loss = self.learner.loss(images, None).cpu().numpy().astype(np.float64)
         return Arrival(visits, self._data.embed(images), loss, images)
 
@@ -117,7 +118,7 @@ class LiveDynamics:
             block = slice(first, first + _PAIRS)
             rows = arrival.visits.rows[index[block]]
             adapters = Adapters(bank.factors(slots[block], rows=rows))
-            images = arrival.support.take(self._tensor(index[block]))
+            images = arrival.support.take(self.tensor(index[block]))
             losses[block] = self.learner.loss(images, adapters).cpu().numpy()
         return losses
 
@@ -140,8 +141,8 @@ class LiveDynamics:
         if len(held):
             rows, entries = visits.rows[held], slots[held]
             stored[held] = bank.rank[rows, entries]
-            start.put(self._tensor(held), Adapters(bank.factors(entries, rows=rows)))
-        start.keep(self._tensor(ranks))
+            start.put(self.tensor(held), Adapters(bank.factors(entries, rows=rows)))
+        start.keep(self.tensor(ranks))
         trained, curve = self.train(visits, start, stored, ranks, recalled=recalled)
         cut = self.compress(trained, ranks, energy=self._config.energy)
         self._result_rows = visits.rows
@@ -187,7 +188,7 @@ class LiveDynamics:
             batches[i] = rng.integers(sizes[i], size=shape)
             rng.standard_normal(out=fresh[i], dtype=np.float32)
         order = torch.arange(rank, device=self._device)
-        new = (order >= self._tensor(occupied)[:, None]) & (order < self._tensor(ranks)[:, None])
+        new = (order >= self.tensor(occupied)[:, None]) & (order < self.tensor(ranks)[:, None])
         parts = torch.tensor(fresh, device=self._device).split([s.d_in for s in sites], dim=2)
         for site, part in zip(sites, parts, strict=True):
             up, down = start.factors[site.name]
@@ -196,18 +197,26 @@ class LiveDynamics:
             down.copy_(torch.where(new[:, :, None], part * scale, down))
         trained, curve = self.learner.learn(
             self._data,
-            self._tensor(visits.tasks),
+            self.tensor(visits.tasks),
             start,
-            self._tensor(batches),
-            recalled=None if recalled is None else self._tensor(recalled),
-            trainable=None if frozen_from is None else order < self._tensor(frozen_from)[:, None],
+            self.tensor(batches),
+            recalled=None if recalled is None else self.tensor(recalled),
+            trainable=None if frozen_from is None else order < self.tensor(frozen_from)[:, None],
         )
+        # A diverged adapter must not spoil what is computed for all episodes together.
+        sound = trained.finite()
+        trained.put(torch.nonzero(~sound)[:, 0], self.empty(int((~sound).sum())))
+        self._sound[visits.rows] = sound.cpu().numpy()
         return trained, curve.cpu().numpy().astype(np.float64)
+
+    def sound(self, rows: Ints) -> NDArray[np.bool_]:
+        """Return which episodes' last training stayed finite, (n,)."""
+        return np.asarray(self._sound[rows])
 
     def compress(self, adapters: Adapters, ranks: Ints, *, energy: float | None) -> SiteTruncation:
         """Bring adapters into canonical form and truncate them to ranks (n,) or by energy."""
         if energy is None:
-            return truncate_sites(adapters.factors, rank=self._tensor(ranks))
+            return truncate_sites(adapters.factors, rank=self.tensor(ranks))
         return truncate_sites(adapters.factors, energy=energy)
 
     def empty(self, n: int) -> Adapters:
@@ -222,7 +231,7 @@ class LiveDynamics:
     def result(self, rows: Ints) -> dict[str, Any]:
         """Return what the last `learn` left for `TaskKnowledgeBank.reserve`: rank and payload."""
         place = np.searchsorted(self._result_rows, rows)
-        index = self._tensor(place)
+        index = self.tensor(place)
         factors = {s: (up[index], down[index]) for s, (up, down) in self._result["factors"].items()}
         return {
             "rank": self._result["rank"][place],
@@ -243,7 +252,7 @@ class LiveDynamics:
 
     def test_accuracy(self, tasks: Ints, adapters: Adapters | None) -> Floats:
         """Return the test accuracy (n,) of adapters, of the bare backbone for None."""
-        images = self._data.test(self._tensor(tasks))
+        images = self._data.test(self.tensor(tasks))
         return self.learner.accuracy(images, adapters).cpu().numpy().astype(np.float64)
 
     def _generator(self, row: int, purpose: int, counter: int) -> np.random.Generator:
@@ -251,5 +260,6 @@ class LiveDynamics:
         position = np.array([0, 0, purpose, counter], dtype=np.uint64)
         return np.random.Generator(np.random.Philox(key=self._keys[row], counter=position))
 
-    def _tensor(self, array: NDArray[Any]) -> torch.Tensor:
+    def tensor(self, array: NDArray[Any]) -> torch.Tensor:
+        """Put an array where the adapters are."""
         return torch.as_tensor(array, device=self._device)

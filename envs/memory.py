@@ -53,12 +53,17 @@ class Memory(Protocol):
         """Return which values each action component may take, (n, S + 1 + Q + 3)."""
         ...
 
+    def masks_for(self, arrival: Arrival) -> Bools:
+        """Return the same for tasks that would arrive."""
+        ...
+
     def visit(self, visits: Visits, actions: Ints) -> tuple[Ints, Floats]:
         """Carry out actions (n, 3), given as recall, rank index and reserve.
 
         Returns:
             The executed actions (n, 3), which differ where an action could not be honoured,
-            and the accuracies (n, L + 1).
+            and the accuracies (n, L + 1). The result of an episode whose training diverged
+            is discarded.
         """
         ...
 

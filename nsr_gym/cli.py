@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from nsr_gym.errors import InvalidValueError, NsrGymError, unknown
@@ -38,7 +39,8 @@ def main() -> None:
     try:
         app()
     except (NsrGymError, OSError) as error:
-        errors.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        message = escape(str(error))
+        errors.print(f"[bold red]error:[/] {message}", highlight=False, soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
         errors.print("stopped; the same command goes on where it was.", highlight=False)
@@ -127,9 +129,14 @@ def report(
 @app.command()
 def calibrate(
     env: Annotated[str, typer.Argument(help="Environment id.")] = DEFAULT_ENVIRONMENT,
-    seeds: Annotated[int, typer.Option(help="Number of train-split episodes.")] = 10,
+    seeds: Annotated[int, typer.Option(help="Number of train-split episodes.")] = 40,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Environment argument NAME=VALUE (JSON value); repeatable."),
+    ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="JSON file whose entry for ENV is replaced. [print only]")
+        Path | None,
+        typer.Option(help="JSON file whose entry for the pool is replaced. [print only]"),
     ] = None,
 ) -> None:
     """Choose the rules' thresholds on train-split streams."""
@@ -140,10 +147,10 @@ def calibrate(
     check_environment(env)
     if output is not None and not output.parent.is_dir():
         raise InvalidValueError(f"Expected --output in a folder that exists; got {output}.")
-    found = run_calibration(env, seeds=range(seeds))
-    console.print_json(json.dumps({env: found}))
+    pool, found = run_calibration(env, seeds=range(seeds), arguments=_parse(set_ or []))
+    console.print_json(json.dumps({pool: found}))
     if output is not None:
-        update_file(output, env, found)
+        update_file(output, pool, found)
         console.print(f"written to {output}")
 
 

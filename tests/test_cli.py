@@ -302,15 +302,17 @@ def test_calibrate_writes_only_where_it_is_asked_to(
     shipped = Path(str(thresholds.__file__)).with_name(thresholds.THRESHOLDS_FILE)
     before = shipped.read_bytes()
     found = {"similarity": 0.5, "trial_loss": 1.5}
-    monkeypatch.setattr("nsr_gym.evaluation.calibrate.calibrate", lambda env, seeds: found)
+    monkeypatch.setattr(
+        "nsr_gym.evaluation.calibrate.calibrate", lambda env, seeds, arguments: ("a-pool", found)
+    )
     monkeypatch.chdir(tmp_path)
     answer = call("calibrate", "--seeds", "1")
     assert answer.status == 0, answer.err
-    assert json.loads(answer.out) == {"NSR/CyclicDigits-v0": found}
+    assert json.loads(answer.out) == {"a-pool": found}
     assert list(tmp_path.iterdir()) == []
     answer = call("calibrate", "--seeds", "1", "--output", "mine.json")
     assert answer.status == 0
-    assert json.loads((tmp_path / "mine.json").read_text()) == {"NSR/CyclicDigits-v0": found}
+    assert json.loads((tmp_path / "mine.json").read_text()) == {"a-pool": found}
     assert shipped.read_bytes() == before
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib import resources
@@ -22,6 +20,7 @@ from torch.nn import functional
 
 from nsr_gym.backbones.mlp import MLPBackbone
 from nsr_gym.errors import FileFormatError, InvalidValueError
+from nsr_gym.files import write_whole
 
 DIGITS_WEIGHTS = "digits_mlp.safetensors"
 DIGITS_CARD = "digits_mlp.json"
@@ -163,8 +162,9 @@ def pretrain_digits(
         "sha256": hashlib.sha256(payload).hexdigest(),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / DIGITS_WEIGHTS, payload)
-    write_whole(folder / DIGITS_CARD, (json.dumps(card, indent=2) + "\n").encode())
+    text = json.dumps(card, indent=2) + "\n"
+    write_whole(folder / DIGITS_WEIGHTS, lambda file: file.write_bytes(payload))
+    write_whole(folder / DIGITS_CARD, lambda file: file.write_text(text))
     return card
 
 
@@ -172,35 +172,21 @@ def digits_backbone(device: torch.device | str = "cpu") -> MLPBackbone:
     """Load the digits backbone that ships with the package (64-128-128-64, 10-way head).
 
     Raises:
-        FileFormatError: the file is damaged or missing.
+        FileFormatError: weights or card are damaged or missing.
     """
     folder = resources.files("nsr_gym.backbones") / "weights"
+    remedy = "; reinstall the package or run `nsr-gym pretrain digits`."
     try:
         payload = (folder / DIGITS_WEIGHTS).read_bytes()
-        card = json.loads((folder / DIGITS_CARD).read_text())
+        expected = json.loads((folder / DIGITS_CARD).read_text())["sha256"]
     except FileNotFoundError as error:
         raise FileFormatError(
-            "The digits backbone's weights are missing from this installation; reinstall the "
-            "package or run `nsr-gym pretrain digits`."
+            "The digits backbone's weights are missing from this installation" + remedy
         ) from error
-    if hashlib.sha256(payload).hexdigest() != card["sha256"]:
+    except (ValueError, KeyError, TypeError) as error:
+        raise FileFormatError("The digits backbone's card is damaged" + remedy) from error
+    if hashlib.sha256(payload).hexdigest() != expected:
         raise FileFormatError(
-            "The digits backbone's weights do not match their card's hash; reinstall the "
-            "package or run `nsr-gym pretrain digits`."
+            "The digits backbone's weights do not match their card's hash" + remedy
         )
     return MLPBackbone(load_tensors(payload), device=device)
-
-
-def write_whole(path: Path, payload: bytes) -> None:
-    """Write a file under a temporary name and rename it, so that it is whole or not there."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(payload)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise

@@ -2,8 +2,9 @@
 
 from nsr_gym.bank.bank import Recall, Reserved, TaskKnowledgeBank
 from nsr_gym.bank.files import load_bank, save_bank
+from nsr_gym.bank.per_entry import PerEntryFactors
 from nsr_gym.bank.retention import RETENTION_RULES
-from nsr_gym.bank.store import CountedFactors, FactorStore, PerEntryFactors
+from nsr_gym.bank.store import CountedFactors, FactorStore
 
 __all__ = [
     "RETENTION_RULES",

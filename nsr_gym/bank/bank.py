@@ -8,54 +8,31 @@ themselves lie in a store (see `nsr_gym.bank.store`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from nsr_gym.bank.arrays import (
+    SMALL,
+    Bools,
+    Ints,
+    Recall,
+    Reserved,
+    as_column,
+    first,
+    squeeze,
+    top,
+    wider,
+)
 from nsr_gym.bank.retention import retention_rule
-from nsr_gym.bank.store import FactorStore, Head, Ints, SiteFactors
+from nsr_gym.bank.store import FactorStore, Head, SiteFactors
 from nsr_gym.errors import DataError, InvalidValueError, StateError, unknown
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Bools = NDArray[np.bool_]
-_Result = TypeVar("_Result", "Reserved", "Recall")
 _FIRST_SLOTS = 16
-_SMALL = 256
-"""Up to so many slots a full sort is as fast as selecting first, and similarities come from a sum
-whose rounding does not depend on how many banks, slots or threads there are, as that of a BLAS
-product does; so a bank among many answers bit for bit as it does alone."""
-
-
-@dataclass(frozen=True)
-class Reserved:
-    """What became of entries offered to a bank.
-
-    Attributes:
-        slot: (n,) where each one lies, -1 where it was refused.
-        evicted: (n,) how many entries had to go for it.
-    """
-
-    slot: Ints
-    evicted: Ints
-
-
-@dataclass(frozen=True)
-class Recall:
-    """The entries most similar to an embedding, best first.
-
-    Attributes:
-        slot: (n, top_n), -1 where there are fewer entries.
-        similarity: (n, top_n) cosines, -1 where there are fewer entries.
-        valid: (n, top_n), whether an entry is there and reaches the threshold.
-    """
-
-    slot: Ints
-    similarity: NDArray[np.float32]
-    valid: Bools
 
 
 class TaskKnowledgeBank:
@@ -202,7 +179,7 @@ class TaskKnowledgeBank:
             free = ~self.occupied[chosen]
         slot = np.where(kept, free.argmax(axis=1), -1)
         self._write(chosen, slot, kept, content, created=True)
-        return _squeeze(Reserved(slot, evicted), single)
+        return squeeze(Reserved(slot, evicted), single)
 
     def replace(
         self,
@@ -254,7 +231,7 @@ class TaskKnowledgeBank:
         )
         slots = np.where(kept, slots, -1)
         self._write(chosen, slots, kept, content, created=False)
-        return _squeeze(Reserved(slots, evicted), single)
+        return squeeze(Reserved(slots, evicted), single)
 
     def recall(
         self,
@@ -292,12 +269,12 @@ class TaskKnowledgeBank:
         else:
             everything = n == self.num_banks and bool((chosen == np.arange(n)).all())
             stored = self.embedding if everything else self.embedding[chosen]
-        if k <= _SMALL:
+        if k <= SMALL:
             scores = np.einsum("nkd,nd->nk", stored, query)
         else:
             scores = np.matmul(stored, query[:, :, None])[:, :, 0]
         scores = np.where(self.occupied[chosen], scores, np.float32(-np.inf))
-        best = _top(scores, min(top_n, k))
+        best = top(scores, min(top_n, k))
         values = scores[np.arange(n)[:, None], best]
         there = values > -np.inf
         width = best.shape[1]
@@ -307,7 +284,7 @@ class TaskKnowledgeBank:
         slot[:, :width] = np.where(there, best, -1)
         similarity[:, :width] = np.where(there, values, np.float32(-1.0))
         valid[:, :width] = there if threshold is None else there & (values >= threshold)
-        return _squeeze(Recall(slot, similarity, valid), single)
+        return squeeze(Recall(slot, similarity, valid), single)
 
     def mark_recalled(self, slot: ArrayLike, *, rows: ArrayLike | None = None) -> None:
         """Count a recall of one entry, (n,), in each of some banks.
@@ -372,19 +349,19 @@ class TaskKnowledgeBank:
         head: Head | None,
     ) -> dict[str, Any]:
         """Check everything before anything is changed."""
-        ranks = _column("rank", rank, n, np.int64)
+        ranks = as_column("rank", rank, n, np.int64)
         most = np.inf if self.store is None else self.store.max_rank
         if (ranks < 1).any() or (ranks > most).any():
             raise InvalidValueError(
                 f"Expected ranks between 1 and {most:g}; got {ranks.min()} to {ranks.max()}."
             )
         columns = {
-            name: _column(f"tag {name!r}", v, n, np.int64) for name, v in (tags or {}).items()
+            name: as_column(f"tag {name!r}", v, n, np.int64) for name, v in (tags or {}).items()
         }
         for name in columns:
             if name not in self.tags:
                 raise unknown("tag of this bank", name, self.tags)
-        accuracies = _column("accuracy", accuracy, n, np.float64)
+        accuracies = as_column("accuracy", accuracy, n, np.float64)
         packed = None
         if self.store is not None:
             packed = self.store.pack(ranks, factors, singular_values, head)
@@ -396,7 +373,7 @@ class TaskKnowledgeBank:
             "accuracy": accuracies,
             "importance": accuracies
             if importance is None
-            else _column("importance", importance, n, np.float64),
+            else as_column("importance", importance, n, np.float64),
             "tags": columns,
             "packed": packed,
             "bytes": sum(self._kinds(ranks).values()),
@@ -425,7 +402,7 @@ class TaskKnowledgeBank:
             allowed = self.occupied[rows[need]]
             if keep is not None:
                 allowed[np.arange(len(need)), keep[need]] = False
-            victim = _first(self._rule(self, rows[need]), allowed)
+            victim = first(self._rule(self, rows[need]), allowed)
             kept[need[victim < 0]] = False
             goes, victim = need[victim >= 0], victim[victim >= 0]
             if slots_left is not None:
@@ -484,8 +461,8 @@ class TaskKnowledgeBank:
             "occupied", "embedding", "rank", "reserved_at", "used_at", "times_recalled",
             "created_order", "used_order", "version", "_bytes", "accuracy", "importance",
         ):  # fmt: skip
-            setattr(self, name, _wider(getattr(self, name), more))
-        self.tags = {name: _wider(column, more) for name, column in self.tags.items()}
+            setattr(self, name, wider(getattr(self, name), more))
+        self.tags = {name: wider(column, more) for name, column in self.tags.items()}
         if self.store is not None:
             self.store.allocate(self.num_banks, slots)
 
@@ -510,7 +487,7 @@ class TaskKnowledgeBank:
         return array
 
     def _slots(self, slot: ArrayLike, rows: Ints) -> Ints:
-        slots = _column("slot", slot, len(rows), np.int64)
+        slots = as_column("slot", slot, len(rows), np.int64)
         inside = (slots >= 0) & (slots < self.slots)
         if not inside.all() or not self.occupied[rows, slots].all():
             raise InvalidValueError(
@@ -536,58 +513,4 @@ class TaskKnowledgeBank:
             raise DataError(
                 "An embedding is zero or not finite; check the images it was computed from."
             )
-        return (array / length).astype(np.float32)
-
-
-def _top(scores: NDArray[np.float32], count: int) -> Ints:
-    """Return the columns of the largest scores of each row, best first, ties by column."""
-    n, k = scores.shape
-    if count == 1:
-        return scores.argmax(axis=1)[:, None]
-    if k <= _SMALL:
-        return np.argsort(-scores, axis=1, kind="stable")[:, :count]
-    best = np.empty((n, count), dtype=np.int64)
-    for i, row in enumerate(scores):
-        least = np.partition(row, k - count)[k - count]
-        near = np.flatnonzero(row >= least)
-        best[i] = near[np.argsort(-row[near], kind="stable")[:count]]
-    return best
-
-
-def _first(keys: tuple[NDArray[Any], ...], allowed: Bools) -> Ints:
-    """Return the slot with the smallest keys of each row, -1 where none may go."""
-    candidates = allowed
-    for key in keys:
-        values = np.where(candidates, key, np.inf)
-        least = values.min(axis=1, keepdims=True)
-        candidates = candidates & (values == least) & np.isfinite(least)
-    return np.where(candidates.any(axis=1), candidates.argmax(axis=1), -1)
-
-
-def _column(name: str, value: ArrayLike, n: int, dtype: Any) -> NDArray[Any]:
-    array = np.asarray(value)
-    whole = np.issubdtype(dtype, np.integer)
-    allowed = "iu" if whole else "iuf"
-    if array.shape not in ((), (1,), (n,)) or (array.size and array.dtype.kind not in allowed):
-        kind = "whole numbers" if whole else "numbers"
-        raise InvalidValueError(
-            f"Expected {name} as {n} {kind}; got shape {array.shape} of type {array.dtype}."
-        )
-    full = array.shape == (n,)
-    column = array.astype(dtype) if full else np.full(n, array.item(), dtype=dtype)
-    if not whole and not np.isfinite(column).all():
-        raise DataError(f"Expected {name} to be finite; got {value!r}.")
-    return column
-
-
-def _wider(array: NDArray[Any], more: int) -> NDArray[Any]:
-    room = [(0, 0)] * array.ndim
-    room[1] = (0, more)
-    return np.pad(array, room)
-
-
-def _squeeze(result: _Result, single: bool) -> _Result:
-    """Drop the leading dimension of every part of a result."""
-    if not single:
-        return result
-    return type(result)(*(value[0] for value in vars(result).values()))
+        return np.asarray(array / length, dtype=np.float32)

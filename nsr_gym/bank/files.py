@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as dump_arrays
 
 from nsr_gym.bank.bank import TaskKnowledgeBank
-from nsr_gym.bank.store import STORES
+from nsr_gym.bank.per_entry import STORES
 from nsr_gym.errors import FileFormatError, NsrGymError
+from nsr_gym.files import write_whole
 
 FORMAT = "nsr-gym-bank"
 VERSION = 1
@@ -67,17 +66,7 @@ def save_bank(bank: TaskKnowledgeBank, path: str | Path) -> None:
             "sha256": _digest(arrays, text),
         },
     )
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(payload)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    write_whole(path, lambda file: file.write_bytes(payload))
 
 
 def load_bank(path: str | Path, *, device: str = "cpu") -> TaskKnowledgeBank:
@@ -148,7 +137,9 @@ def _build(
     for name, column in bank.tags.items():
         column[...] = arrays[f"tag.{name}"]
     if store is not None:
-        store.restore({n.removeprefix("store."): a for n, a in arrays.items() if "store." in n})
+        store.restore(
+            {n.removeprefix("store."): a for n, a in arrays.items() if n.startswith("store.")}
+        )
     return bank
 
 

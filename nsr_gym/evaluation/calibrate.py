@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,14 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from nsr_gym.backbones.pretrain import write_whole
 from nsr_gym.errors import DataError
+from nsr_gym.files import write_whole
 from nsr_gym.registry import make_agent
 
 
-def calibrate(environment: str, seeds: Sequence[int]) -> dict[str, Any]:
+def calibrate(
+    environment: str, seeds: Sequence[int], *, arguments: Mapping[str, Any] | None = None
+) -> tuple[str, dict[str, Any]]:
     """Find the similarity and the trial loss that tell a task's own entry from the others.
 
     The oracle plays train-split episodes. Of every arrival the best entry counts (the most
@@ -26,16 +28,21 @@ def calibrate(environment: str, seeds: Sequence[int]) -> dict[str, Any]:
     Args:
         environment: id.
         seeds: one episode each.
+        arguments: of the environment, such as `tasks`.
 
     Returns:
-        Plain JSON: both thresholds, their error rates, and what they were measured on.
+        The name of the pool, and plain JSON: both thresholds, their error rates, and what they
+        were measured on.
     """
     env: Any = gym.make_vec(
-        environment, num_envs=len(seeds), vectorization_mode=None, split="train", access="bank",
-        observe_task_id=True,
-    )  # fmt: skip
+        environment,
+        num_envs=len(seeds),
+        vectorization_mode=None,
+        **(arguments or {}) | {"split": "train", "access": "bank", "observe_task_id": True},
+    )
     try:
-        layout = env.unwrapped.engine.layout
+        engine = env.unwrapped.engine
+        layout = engine.layout
         oracle = make_agent("oracle", env)
         observation, _ = env.reset(seed=list(seeds))
         seen = []
@@ -55,7 +62,7 @@ def calibrate(environment: str, seeds: Sequence[int]) -> dict[str, Any]:
     loss = layout.unscale_loss(layout.read(arrivals, "trial_loss"))
     cut, wrong = _decide(np.where(held, similarity, -np.inf), own)
     loss_cut, loss_wrong = _decide(np.where(held, -loss, -np.inf), own)
-    return {
+    found = {
         "similarity": cut,
         "similarity_error": wrong,
         "trial_loss": -loss_cut,
@@ -63,7 +70,10 @@ def calibrate(environment: str, seeds: Sequence[int]) -> dict[str, Any]:
         "split": "train",
         "episodes": len(seeds),
         "arrivals": len(arrivals),
+        "environment": environment,
+        "arguments": dict(arguments or {}),
     }
+    return engine.pool_name, found
 
 
 def _decide(score: NDArray[np.float64], own: NDArray[np.bool_]) -> tuple[float, float]:
@@ -98,8 +108,9 @@ def best_cut(high: NDArray[np.float64], low: NDArray[np.float64]) -> tuple[float
     return float(cuts[widest]), float(errors[widest])
 
 
-def update_file(path: Path, environment: str, found: dict[str, Any]) -> None:
-    """Replace one environment's entry in a JSON file of thresholds."""
+def update_file(path: Path, pool: str, found: dict[str, Any]) -> None:
+    """Replace one pool's entry in a JSON file of thresholds."""
     table = json.loads(path.read_text()) if path.exists() else {}
-    table[environment] = found
-    write_whole(path, (json.dumps(table, indent=2) + "\n").encode())
+    table[pool] = found
+    text = json.dumps(table, indent=2) + "\n"
+    write_whole(path, lambda file: file.write_text(text))

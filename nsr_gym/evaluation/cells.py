@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -15,6 +13,8 @@ from typing import Any
 import pandas as pd
 
 from nsr_gym.errors import FileFormatError, StateError
+from nsr_gym.files import TEMPORARY, write_whole
+from nsr_gym.registry import AgentSpec, register_agent
 
 MANIFEST = "manifest.json"
 CELLS = "cells"
@@ -32,6 +32,7 @@ class Cell:
         seeds: played side by side in one batch.
         arguments: of the environment, plain JSON.
         agent_arguments: of the agent, plain JSON.
+        spec: of the agent, so that a process that never registered it can run the cell.
     """
 
     environment: str
@@ -39,6 +40,7 @@ class Cell:
     seeds: tuple[int, ...]
     arguments: Mapping[str, Any] = field(default_factory=dict)
     agent_arguments: Mapping[str, Any] = field(default_factory=dict)
+    spec: AgentSpec | None = None
 
     @property
     def key(self) -> str:
@@ -52,6 +54,8 @@ class Cell:
         """Play the cell; see `nsr_gym.evaluation.rollout.play`."""
         from nsr_gym.evaluation.rollout import play
 
+        if self.spec is not None:
+            register_agent(**asdict(self.spec))
         return play(
             self.environment,
             self.agent,
@@ -79,6 +83,10 @@ class ResultFolder:
     def finished(self, cells: Iterable[Cell]) -> set[str]:
         """Return the keys of those cells whose rows are there."""
         return {cell.key for cell in cells if self.cell_path(cell).exists()}
+
+    def cell_files(self) -> list[Path]:
+        """Return the files of all finished cells, of whatever comparison."""
+        return sorted((self.path / CELLS).glob("*.parquet"))
 
     def write_cell(self, cell: Cell, rows: pd.DataFrame) -> None:
         """Keep a finished cell's rows."""
@@ -114,7 +122,7 @@ class ResultFolder:
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Keep the manifest."""
         text = json.dumps(manifest, indent=2, sort_keys=True) + "\n"
-        _write(self.path / MANIFEST, lambda name: Path(name).write_text(text))
+        write_whole(self.path / MANIFEST, lambda file: file.write_text(text))
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -139,13 +147,15 @@ class ResultFolder:
 
     def remove_leftovers(self) -> None:
         """Remove temporary files that a killed run left behind."""
-        for file in [*self.path.glob(".tmp-*"), *(self.path / CELLS).glob(".tmp-*")]:
+        pattern = f"{TEMPORARY}*"
+        for file in [*self.path.glob(pattern), *(self.path / CELLS).glob(pattern)]:
             file.unlink(missing_ok=True)
 
 
 def write_parquet(path: Path, rows: pd.DataFrame) -> None:
     """Write a table under a temporary name and rename it."""
-    _write(path, lambda name: rows.to_parquet(name, index=False))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, lambda file: rows.to_parquet(file, index=False))
 
 
 def read_parquet(path: Path) -> pd.DataFrame:
@@ -161,16 +171,3 @@ def read_parquet(path: Path) -> pd.DataFrame:
             f"{path} cannot be read as a results table ({error}); delete it and run the "
             "comparison again, which repeats only what is missing."
         ) from error
-
-
-def _write(path: Path, write: Callable[[str], Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
-    os.close(handle)
-    try:
-        write(name)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import multiprocessing
 import os
 import platform
@@ -36,6 +37,7 @@ class Comparison:
         agents: registered names, each run at its own access level.
         seeds: the same for every agent: common random numbers.
         arguments: of the environments, plain JSON.
+        agent_arguments: agent -> arguments of its constructor, plain JSON.
         block: seeds that one cell plays side by side.
     """
 
@@ -43,6 +45,7 @@ class Comparison:
     agents: tuple[str, ...]
     seeds: tuple[int, ...]
     arguments: dict[str, Any] = field(default_factory=dict)
+    agent_arguments: dict[str, dict[str, Any]] = field(default_factory=dict)
     block: int = 10
 
     def __post_init__(self) -> None:
@@ -56,6 +59,9 @@ class Comparison:
             check_environment(name)
         for name in self.agents:
             agent_spec(name)
+        for name in self.agent_arguments:
+            if name not in self.agents:
+                raise unknown("agent of this comparison", name, self.agents)
         for what in ("environments", "agents", "seeds"):
             values = getattr(self, what)
             if len(values) == 0 or len(set(values)) != len(values):
@@ -80,6 +86,8 @@ class Comparison:
                 agent=agent,
                 seeds=self.seeds[first : first + self.block],
                 arguments=self.arguments,
+                agent_arguments=self.agent_arguments.get(agent, {}),
+                spec=agent_spec(agent),
             )
             for environment in self.environments
             for agent in self.agents
@@ -88,13 +96,20 @@ class Comparison:
 
 
 def check_environment(name: str) -> None:
-    """Refuse an id that is no environment of the suite.
+    """Refuse an id that is no environment of the suite (namespace `NSR`).
+
+    Args:
+        name: the id; `"module:id"` imports the module that registers it first.
 
     Raises:
-        UnknownNameError: it is not; the message names the closest.
+        ImportError: there is no such module.
+        UnknownNameError: there is no such id; the message names the closest.
     """
     known = [key for key in gym.registry if key.startswith("NSR/")]
-    if name not in known:
+    module, _, bare = name.rpartition(":")
+    if module:
+        importlib.import_module(module)
+    if bare not in gym.registry or not bare.startswith("NSR/"):
         raise unknown("environment of the suite", name, known)
 
 
@@ -124,8 +139,22 @@ def run(
     if count < 1:
         raise InvalidValueError(f"Expected at least one worker; got {count}.")
     results, cells = ResultFolder(folder), comparison.cells()
-    _claim(results, comparison, resume)
+    local = [c.agent for c in cells if c.spec and c.spec.entry_point.startswith("__main__:")]
+    if local and count > 1:
+        raise InvalidValueError(
+            f"Agent {local[0]!r} is defined in the main script, where other processes cannot find "
+            "it; move it into a module or run with one worker."
+        )
+    if results.read_manifest() is None:
+        # A run killed in its first moment leaves hidden files at most.
+        if folder.exists() and any(file.name[0] != "." for file in folder.iterdir()):
+            raise StateError(f"{folder} is not empty and holds no comparison; choose another name.")
+        for environment in comparison.environments:
+            # Wrong arguments are to be found before anything is written.
+            gym.make_vec(environment, num_envs=1, **comparison.arguments).close()
+    folder.mkdir(parents=True, exist_ok=True)
     with results.lock():
+        _claim(results, comparison, resume)
         return _run_locked(results, cells, count, progress)
 
 
@@ -175,16 +204,9 @@ def _claim(results: ResultFolder, comparison: Comparison, resume: bool) -> None:
     """Write the manifest, or make sure that the one there is of the same comparison."""
     wanted = {"comparison": _plain(asdict(comparison)), "installation": _versions()}
     found = results.read_manifest()
-    if found is None:
-        # A run killed in its first moment leaves hidden files at most.
-        if results.path.exists() and any(f.name[0] != "." for f in results.path.iterdir()):
-            raise StateError(
-                f"{results.path} is not empty and holds no comparison; choose another name."
-            )
-        for environment in comparison.environments:
-            # Wrong arguments are to be found before anything is written.
-            gym.make_vec(environment, num_envs=1, **comparison.arguments).close()
-        results.path.mkdir(parents=True, exist_ok=True)
+    # A manifest without any result, of a run that failed at once, binds nobody.
+    void = found is not None and not found["finished"] and not any(results.cell_files())
+    if found is None or void:
         results.write_manifest(wanted | {"format": 1, "finished": False})
         return
     if not resume:

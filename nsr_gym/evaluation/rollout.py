@@ -110,17 +110,24 @@ def _episode(
 
 def _chooser(engine: Any, player: Any, state: Any) -> Callable[[np.ndarray], np.ndarray]:
     """Ask a player what it would do for each task, from where it stands, M times as many rows."""
+    n, repeats = engine.num_episodes, engine.config.num_tasks
+    takes_masks = "action_masks" in inspect.signature(player.predict).parameters
 
-    def choose(observation: np.ndarray) -> np.ndarray:
-        repeats = engine.config.num_tasks
-        repeated = (
-            None if state is None else tuple(np.repeat(part, repeats, axis=0) for part in state)
-        )
+    def choose(observation: np.ndarray, masks: np.ndarray) -> np.ndarray:
+        # Recurrent policies keep (layers, episodes, width), rules keep (episodes, ...).
+        repeated = None
+        if state is not None:
+            repeated = tuple(
+                np.repeat(part, repeats, axis=0 if part.shape[0] == n else 1) for part in state
+            )
         shown: Any = observation
         if engine.config.observation == "dict":
             shown = engine.layout.as_dict(observation)
         start = np.zeros(len(observation), dtype=bool)
-        actions, _ = player.predict(shown, state=repeated, episode_start=start, deterministic=True)
+        extra = {"action_masks": masks} if takes_masks else {}
+        actions, _ = player.predict(
+            shown, state=repeated, episode_start=start, deterministic=True, **extra
+        )
         return np.asarray(actions)
 
     return choose

@@ -68,6 +68,13 @@ class Adapters:
             up.masked_fill_(beyond[:, None, :], 0.0)
             down.masked_fill_(beyond[:, :, None], 0.0)
 
+    def finite(self) -> Tensor:
+        """Return which episodes' factors are all finite, (n,) bool."""
+        parts = [
+            part.flatten(1).isfinite().all(dim=1) for pair in self.factors.values() for part in pair
+        ]
+        return torch.stack(parts).all(dim=0)
+
     def reorder(self, order: Tensor) -> Adapters:
         """Return the same updates with direction j taken from order[:, j]; order is (n, R)."""
         return Adapters(

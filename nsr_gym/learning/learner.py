@@ -16,7 +16,6 @@ from nsr_gym.errors import InvalidValueError
 from nsr_gym.learning.adapters import (
     Adapters,
     FactoredMap,
-    Factors,
     FrozenMap,
     MergedMap,
 )
@@ -47,12 +46,16 @@ class LearnerConfig:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            whole = field.type == "int"
-            low_ok = (
-                value >= 1 if whole else (value >= 0 if field.name == "distillation" else value > 0)
-            )
-            if (whole and not isinstance(value, int)) or not math.isfinite(value) or not low_ok:
-                bound = "a whole number of at least 1" if whole else "a positive finite number"
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            finite = number and math.isfinite(value)
+            if field.type == "int":
+                bound = "a whole number of at least 1"
+                fits = finite and isinstance(value, int) and value >= 1
+            elif field.name == "distillation":
+                bound, fits = "a finite number of at least 0", finite and value >= 0
+            else:
+                bound, fits = "a positive finite number", finite and value > 0
+            if not fits:
                 raise InvalidValueError(f"Expected {field.name} to be {bound}; got {value!r}.")
 
 
@@ -104,12 +107,12 @@ class LoRALearner:
         if recalled is not None and config.distillation > 0 and bool(recalled.any()):
             teacher = self._maps(start, len(tasks), config.updates * config.batch_size)
             pull = config.distillation * config.temperature * recalled[:, None]
-        leaves, weights, gradients = _flat_leaves(start)
+        leaves = {site: (_leaf(up.mT), _leaf(down)) for site, (up, down) in start.factors.items()}
         student = Adapters(
             {s: (up_t.detach().mT, down.detach()) for s, (up_t, down) in leaves.items()}
         )
         student_map = FactoredMap(self.backbone, leaves)
-        optimiser = _Adam(weights, gradients, config.learning_rate)
+        optimiser = _Adam([leaf for pair in leaves.values() for leaf in pair], config.learning_rate)
         curve = [self.accuracy(test, start)]
         for step in range(config.learning_steps):
             images = data.train(tasks, batches[:, step].flatten(1))
@@ -117,14 +120,8 @@ class LoRALearner:
             for update in range(config.updates):
                 seen = slice(update * config.batch_size, (update + 1) * config.batch_size)
                 logits = self.logits(images.part(seen), student_map)
-                gradients.zero_()
                 logits.backward(self._gradient(logits, target[:, :, seen], pull))
-                if trainable is not None:
-                    for pair in leaves.values():
-                        for leaf in pair:
-                            assert leaf.grad is not None
-                            leaf.grad *= trainable[:, :, None]
-                optimiser.step()
+                optimiser.step(trainable)
             curve.append(self.accuracy(test, student))
         return student, torch.stack(curve, dim=1)
 
@@ -216,48 +213,38 @@ class LoRALearner:
         return gradient.div_(logits.shape[1]).movedim(0, -1).contiguous()
 
 
+def _leaf(values: Tensor) -> Tensor:
+    """Copy values (n, R, d) into a contiguous leaf of the gradient."""
+    return values.clone(memory_format=torch.contiguous_format).requires_grad_()
+
+
 class _Adam:
-    """Adam (Kingma and Ba, 2015) on one tensor, without what an optimiser object costs per step.
+    """Adam (Kingma and Ba, 2015), without what an optimiser object costs at every step.
 
     For a few episodes `torch.optim.Adam` spends more time on bookkeeping than on the update.
     """
 
-    def __init__(self, weights: Tensor, gradients: Tensor, learning_rate: float) -> None:
-        self._tensors = tuple(
-            [t] for t in (weights, gradients, torch.zeros_like(weights), torch.zeros_like(weights))
-        )
-        self._steps = [weights.new_zeros(())]
-        self._learning_rate = learning_rate
+    def __init__(self, leaves: list[Tensor], learning_rate: float) -> None:
+        self._leaves, self._learning_rate = leaves, learning_rate
+        self._first = [torch.zeros_like(leaf) for leaf in leaves]
+        self._second = [torch.zeros_like(leaf) for leaf in leaves]
+        self._steps = [torch.zeros((), device=leaf.device) for leaf in leaves]
 
     @torch.no_grad()
-    def step(self) -> None:
-        """Update the weights by their gradients."""
+    def step(self, trainable: Tensor | None) -> None:
+        """Update leaves (n, R, d) by their gradients, where directions (n, R) are trainable."""
+        gradients = []
+        for leaf in self._leaves:
+            assert leaf.grad is not None
+            if trainable is not None:
+                leaf.grad.masked_fill_(~trainable[:, :, None], 0.0)
+            gradients.append(leaf.grad)
+            leaf.grad = None  # so that the next backward pass has nothing to add to
         adam(
-            *self._tensors, [], self._steps, fused=True, amsgrad=False, beta1=0.9, beta2=0.999,
-            lr=self._learning_rate, weight_decay=0.0, eps=1e-8, maximize=False,
+            self._leaves, gradients, self._first, self._second, [], self._steps,
+            fused=True, amsgrad=False, beta1=0.9, beta2=0.999, lr=self._learning_rate,
+            weight_decay=0.0, eps=1e-8, maximize=False,
         )  # fmt: skip
-
-
-def _flat_leaves(start: Adapters) -> tuple[Factors, Tensor, Tensor]:
-    """Copy adapters into one buffer, so that an update of all of them is one operation.
-
-    Returns:
-        Site -> (up transposed (n, R, d_out), down (n, R, d_in)), leaves of the gradient whose
-        values are views of the second, whose gradients are views of the third result.
-    """
-    parts = [part for up, down in start.factors.values() for part in (up.mT, down)]
-    weights = torch.cat([part.reshape(-1) for part in parts])
-    gradients = torch.zeros_like(weights)
-    weights.grad = gradients
-    leaves, first = [], 0
-    for part in parts:
-        place = slice(first, first + part.numel())
-        leaf = weights[place].view(part.shape).detach().requires_grad_()
-        leaf.grad = gradients[place].view(part.shape)
-        leaves.append(leaf)
-        first = place.stop
-    pairs = zip(leaves[::2], leaves[1::2], strict=True)
-    return dict(zip(start.factors, pairs, strict=True)), weights, gradients
 
 
 def _lead(logits: Tensor) -> Tensor:
@@ -271,7 +258,7 @@ def _softmax(lead: Tensor, temperature: float = 1.0) -> Tensor:
 
 
 def _mean(values: Tensor, valid: Tensor | None) -> Tensor:
-    """Average (n, k) over the valid images."""
+    """Average (n, k) over the valid images, in double precision."""
     if valid is None:
         return values.double().mean(dim=1)
-    return (values * valid).sum(dim=1) / valid.sum(dim=1)
+    return (values.double() * valid).sum(dim=1) / valid.sum(dim=1)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from nsr_gym.errors import DataError, InvalidValueError, StateError, UnknownName
 
 
 def unit(dim: int, axis: int) -> NDArray[np.float32]:
-    return np.eye(dim, dtype=np.float32)[axis]
+    return np.asarray(np.eye(dim)[axis], dtype=np.float32)
 
 
 def filled(count: int, **arguments: object) -> TaskKnowledgeBank:
@@ -121,6 +122,16 @@ def test_removed_and_cleared_entries_are_gone() -> None:
     assert not bank.recall(unit(8, 0)).valid.any()
 
 
+def test_a_slot_used_again_starts_with_fresh_counters_and_tags() -> None:
+    bank = TaskKnowledgeBank(embedding_dim=8, capacity=1, tags=("task",))
+    bank.reserve(embedding=unit(8, 0), tags={"task": 5})
+    bank.mark_recalled(0)
+    bank.replace(0, embedding=unit(8, 1))
+    assert (bank.tags["task"][0, 0], bank.times_recalled[0, 0]) == (5, 1)
+    bank.reserve(embedding=unit(8, 2))
+    assert (bank.tags["task"][0, 0], bank.times_recalled[0, 0]) == (0, 0)
+
+
 def test_capacity_zero_refuses_everything() -> None:
     bank = TaskKnowledgeBank(embedding_dim=4, capacity=0, num_banks=2)
     result = bank.reserve(embedding=np.ones((2, 4)))
@@ -211,9 +222,10 @@ def test_bad_calls_are_refused_and_change_nothing() -> None:
         bank.reserve(embedding=x, tags={"tsk": 1})
     with pytest.raises(InvalidValueError, match="embeddings as numbers"):
         bank.reserve(embedding=["1"] * 8)
-    for payload in ({"factors": {}}, {"singular_values": 1}, {"head": 1}):
+    payloads: list[dict[str, Any]] = [{"factors": {}}, {"singular_values": 1}, {"head": 1}]
+    for payload in payloads:
         with pytest.raises(InvalidValueError, match="keeps no factors"):
-            bank.reserve(embedding=x, **payload)  # type: ignore[arg-type]
+            bank.reserve(embedding=x, **payload)
     with pytest.raises(StateError, match="keeps no factors"):
         bank.factors(0)
     for slot in (2, -1, 9):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,7 +117,7 @@ def test_a_loaded_bank_goes_on_like_the_saved_one(tmp_path: Path, retention: str
     save_bank(bank, tmp_path / "b")
     back = load_bank(tmp_path / "b")
     for _ in range(8):
-        entry = {"embedding": rng.normal(size=(2, 4)), "accuracy": rng.random(2)}
+        entry: dict[str, Any] = {"embedding": rng.normal(size=(2, 4)), "accuracy": rng.random(2)}
         pick = rng.integers(0, 3, size=2)
         ours, theirs = (b.reserve(**entry) for b in (bank, back))
         assert ours.slot.tolist() == theirs.slot.tolist()
@@ -160,7 +161,8 @@ def test_a_flipped_byte_is_never_taken_for_content(tmp_path: Path) -> None:
     path = tmp_path / "bank"
     save_bank(full_bank(), path)
     whole = path.read_bytes()
-    for place in range(len(whole)):
+    data = 8 + int.from_bytes(whole[:8], "little")
+    for place in (*range(data), *range(data, len(whole), 29), len(whole) - 1):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         with pytest.raises(FileFormatError):
             load_bank(path)

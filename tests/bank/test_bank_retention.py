@@ -46,6 +46,16 @@ def test_the_rule_decides_which_entry_of_a_full_bank_goes(retention: str, goes: 
     assert bank.entries.tolist() == [3]
 
 
+def test_fifo_goes_by_creation_and_not_by_slot() -> None:
+    bank = TaskKnowledgeBank(embedding_dim=8, capacity=3, retention="fifo")
+    for axis in range(3):
+        bank.reserve(embedding=X[axis])
+    assert [int(bank.reserve(embedding=X[axis]).slot) for axis in (3, 4, 5, 6)] == [0, 1, 2, 0]
+    bank.remove(1)
+    assert bank.reserve(embedding=X[7]).slot == 1
+    assert bank.reserve(embedding=X[7]).slot == 2
+
+
 def test_oldest_accuracy_goes_by_writes_and_lru_by_use() -> None:
     for retention, goes in (("oldest-accuracy", 0), ("lru", 1)):
         bank = TaskKnowledgeBank(embedding_dim=8, capacity=2, retention=retention)
@@ -105,7 +115,7 @@ def test_an_entry_above_the_whole_budget_is_refused_and_nothing_goes_for_it() ->
     bank = wide(300)
     bank.reserve(embedding=X[0], rank=1)
     result = bank.reserve(embedding=X[1], rank=5)
-    assert (result.slot, result.evicted) == (-1, 0)
+    assert [int(result.slot), int(result.evicted)] == [-1, 0]
     assert bank.entries.tolist() == [1]
     assert bank.replace(0, embedding=X[0], rank=5).slot == -1
     assert bank.rank[0, 0] == 1
@@ -116,7 +126,7 @@ def test_a_growing_update_evicts_others_and_never_itself() -> None:
     for axis in range(4):
         bank.reserve(embedding=X[axis], rank=1)
     result = bank.replace(0, embedding=X[0], rank=2)  # slot 0 is the least recently used one
-    assert (result.slot, result.evicted) == (0, 1)
+    assert [int(result.slot), int(result.evicted)] == [0, 1]
     assert bank.occupied[0, :4].tolist() == [True, False, True, True]
 
 
@@ -125,7 +135,7 @@ def test_pin_refuses_an_update_that_has_no_room_to_grow() -> None:
     for axis in range(3):
         bank.reserve(embedding=X[axis], rank=1)
     result = bank.replace(1, embedding=X[6], rank=2)
-    assert (result.slot, result.evicted) == (-1, 0)
+    assert [int(result.slot), int(result.evicted)] == [-1, 0]
     assert bank.entries.tolist() == [3]
     assert bank.rank[0, :3].tolist() == [1, 1, 1]
     assert bank.recall(X[1]).similarity == pytest.approx([1.0])

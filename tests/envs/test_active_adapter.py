@@ -161,7 +161,7 @@ def test_retention_is_that_of_the_active_adapter(make_env: Make) -> None:
     assert retention[info["task"]] == pytest.approx(info["accuracy_after"], abs=0.006)
     # Whatever the policy says it would do: there is nothing to choose.
     chosen = env.engine.retention(
-        np.array([0]), lambda observation: np.tile([3, 0, 0], (len(observation), 1))
+        np.array([0]), lambda observation, masks: np.tile([3, 0, 0], (len(observation), 1))
     )[0]
     np.testing.assert_array_equal(chosen, retention)
 

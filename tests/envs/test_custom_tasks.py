@@ -14,7 +14,7 @@ from nsr_gym.backbones.mlp import MLPBackbone
 from nsr_gym.backbones.pretrain import Recipe, pretrain_mlp
 from nsr_gym.datasets import pool_from_arrays
 from nsr_gym.envs import ContinualEnv, ContinualVectorEnv
-from nsr_gym.errors import DataError, InvalidValueError, UnknownNameError
+from nsr_gym.errors import DataError, InvalidValueError, StateError, UnknownNameError
 from nsr_gym.tasks import TaskPool
 
 SETTINGS: dict[str, Any] = {
@@ -80,10 +80,22 @@ def test_a_user_s_vector_environment_plays_the_same_episodes(
         b, *_ = batch.step(np.array([[1, 2, 1]] * 3))
 
 
-@pytest.mark.parametrize("agent", ["similarity", "trial-loss", "random"])
-def test_rules_play_a_user_s_environment(agent: str, pool: TaskPool, backbone: MLPBackbone) -> None:
+def test_a_threshold_nobody_calibrated_is_asked_for(pool: TaskPool, backbone: MLPBackbone) -> None:
     env = ContinualEnv(pool, backbone, **SETTINGS)
-    player = make_agent(agent, env)
+    for agent in ("similarity", "trial-loss"):
+        with pytest.raises(StateError, match="threshold"):
+            make_agent(agent, env)
+
+
+@pytest.mark.parametrize(
+    ("agent", "arguments"),
+    [("similarity", {"threshold": 0.9}), ("trial-loss", {"threshold": 1.0}), ("random", {})],
+)
+def test_rules_play_a_user_s_environment(
+    agent: str, arguments: dict[str, float], pool: TaskPool, backbone: MLPBackbone
+) -> None:
+    env = ContinualEnv(pool, backbone, **SETTINGS)
+    player = make_agent(agent, env, **arguments)
     observation, _ = env.reset(seed=0)
     state, over = None, False
     while not over:

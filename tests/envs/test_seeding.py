@@ -91,7 +91,7 @@ def test_measuring_retention_changes_nothing(make_env: Make) -> None:
         a, *_, info = measured.step(np.array([1, 3, 1]))
         measured.engine.retention(np.array([0]))
         measured.engine.retention(
-            np.array([0]), lambda observation: np.tile([1, 0, 1], (len(observation), 1))
+            np.array([0]), lambda observation, masks: np.tile([1, 0, 1], (len(observation), 1))
         )
         b, *_, expected = plain.step(np.array([1, 3, 1]))
         np.testing.assert_array_equal(a, b)

@@ -73,7 +73,10 @@ def short_id(monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_calibration_is_on_train_streams(short_id: str) -> None:
-    found = calibrate(short_id, seeds=range(2))
+    pool, found = calibrate(short_id, seeds=range(2), arguments={"tasks": "rotation"})
+    assert pool == "digits-rotation"
+    pool, found = calibrate(short_id, seeds=range(2))
+    assert pool == "digits-permutation"
     assert found["split"] == "train"
     assert found["episodes"] == 2
     assert found["arrivals"] == 2 * 11  # all but the first, which meets an empty bank
