@@ -1,6 +1,7 @@
 """The TaskKnowledgeBank, its retention rules, stores and files."""
 
-from nsr_gym.bank.bank import Recall, Reserved, TaskKnowledgeBank
+from nsr_gym.bank.arrays import Recall, Reserved
+from nsr_gym.bank.bank import TaskKnowledgeBank
 from nsr_gym.bank.files import load_bank, save_bank
 from nsr_gym.bank.per_entry import PerEntryFactors
 from nsr_gym.bank.retention import RETENTION_RULES

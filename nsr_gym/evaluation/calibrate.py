@@ -38,7 +38,7 @@ def calibrate(
         environment,
         num_envs=len(seeds),
         vectorization_mode=None,
-        **(arguments or {}) | {"split": "train", "access": "bank", "observe_task_id": True},
+        **dict(arguments or {}) | {"split": "train", "access": "bank", "observe_task_id": True},
     )
     try:
         engine = env.unwrapped.engine

@@ -108,7 +108,9 @@ def _episode(
     return frames
 
 
-def _chooser(engine: Any, player: Any, state: Any) -> Callable[[np.ndarray], np.ndarray]:
+def _chooser(
+    engine: Any, player: Any, state: Any
+) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """Ask a player what it would do for each task, from where it stands, M times as many rows."""
     n, repeats = engine.num_episodes, engine.config.num_tasks
     takes_masks = "action_masks" in inspect.signature(player.predict).parameters
