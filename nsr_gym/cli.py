@@ -171,15 +171,18 @@ def pretrain(
 
 
 def _report(table: pd.DataFrame, folder: Path, reference: str, reward: Any) -> None:
+    from nsr_gym.metrics.conventions import conventions
     from nsr_gym.report.figures import draw_figures
     from nsr_gym.report.summary import summarise
     from nsr_gym.report.terminal import render_summary
 
     summary = summarise(table, reference=reference, reward=reward)
     summary.to_csv(folder / "summary.csv", index=False)
+    conventions(table).to_csv(folder / "conventions.csv", index=False)
     console.print(render_summary(summary))
     figures = draw_figures(table, folder / "figures", reference=reference, reward=reward)
-    for path in (folder / "visits.parquet", folder / "summary.csv", *figures):
+    tables = ("visits.parquet", "summary.csv", "conventions.csv")
+    for path in (*(folder / name for name in tables), *figures):
         console.print(f"  {path}", highlight=False, soft_wrap=True)
 
 

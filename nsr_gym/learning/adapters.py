@@ -124,7 +124,10 @@ class FactoredMap:
     def __call__(self, site: str, x: Tensor, frozen: Tensor | None = None) -> Tensor:
         """Return the adapted output for x (n, ..., d_in), episode by episode."""
         weight, bias = self._backbone.weight(site)
-        return cast(Tensor, _AdaptedLinear.apply(x, frozen, weight, bias, *self._leaves[site]))
+        y = _AdaptedLinear.apply(  # type: ignore[no-untyped-call]
+            x, frozen, weight, bias, *self._leaves[site]
+        )
+        return cast(Tensor, y)
 
 
 class _AdaptedLinear(torch.autograd.Function):

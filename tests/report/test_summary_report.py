@@ -164,3 +164,13 @@ def test_labels_never_overlap_and_stay_in_order(wanted: list[float]) -> None:
     assert (np.diff(placed) >= 0.05 - 1e-9).all()
     assert placed.min() >= -1e-9
     assert placed.max() <= 1 + 1e-9
+
+
+def test_the_conventions_table_has_a_row_for_each_episode(make_table: MakeTable) -> None:
+    from nsr_gym.metrics.conventions import conventions
+
+    table = make_table(agents=("oracle", "fresh"), num_tasks=4, cycles=2, seeds=3)
+    found = conventions(table)
+    assert len(found) == 2 * 3
+    assert {"acc", "bwt_gem", "fwt_gem", "forgetting_coda"} <= set(found.columns)
+    assert found.drop(columns=["environment", "agent", "seed"]).notna().all().all()
