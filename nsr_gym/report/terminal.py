@@ -133,7 +133,7 @@ def _footer(rows: list[dict[str, Any]]) -> list[Text]:
         lines.append(
             f"Ratio expected with one solution held: {first['expected_best_bank_free']:.3f} for "
             f"the best policy without a bank, {first['expected_forced_reload']:.3f} where every "
-            "visit must be trained on (fresh: by construction)."
+            "visit must be trained on (by construction: fresh, and greedy, which trains alike)."
         )
     lines += _bwt_ratios(rows)
     if len({row["runs"] for row in rows}) > 1:
