@@ -9,6 +9,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from nsr_gym.errors import InvalidValueError
 
@@ -81,6 +82,19 @@ class Backbone(Protocol):
     def head(self, features: Tensor) -> Tensor:
         """Return logits (..., num_classes) from features."""
         ...
+
+
+class FrozenMap:
+    """Applies W x + b: the backbone without any adapter."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self._backbone = backbone
+
+    def __call__(self, site: str, x: Tensor, frozen: Tensor | None = None) -> Tensor:
+        """Return the frozen output for x (..., d_in)."""
+        if frozen is not None:
+            return frozen.clone()
+        return functional.linear(x, *self._backbone.weight(site))
 
 
 def select_sites(available: Mapping[str, Site], wanted: Sequence[str] | None) -> tuple[Site, ...]:

@@ -18,6 +18,7 @@ from safetensors.torch import save as dump_tensors
 from torch import nn
 from torch.nn import functional
 
+from nsr_gym.backbones.base import FrozenMap
 from nsr_gym.backbones.mlp import MLPBackbone
 from nsr_gym.errors import FileFormatError, InvalidValueError
 from nsr_gym.files import write_whole
@@ -118,8 +119,6 @@ def pretrain_mlp(
 
 def accuracy(backbone: MLPBackbone, x: np.ndarray, y: np.ndarray) -> float:
     """Return the share of images (n, d) that the bare backbone names rightly."""
-    from nsr_gym.learning.adapters import FrozenMap
-
     with torch.no_grad():
         features = backbone.forward(backbone.prefix(torch.tensor(x)), FrozenMap(backbone))
         return float((backbone.head(features).argmax(-1).numpy() == y).mean())

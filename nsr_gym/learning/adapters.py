@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from nsr_gym.backbones.base import Backbone, Site
 from nsr_gym.errors import InvalidValueError
@@ -208,16 +207,3 @@ class MergedMap:
         _, bias = self._backbone.weight(site)
         y = torch.bmm(_rows(x), self._merged[site])
         return (y if bias is None else y.add_(bias)).view(*x.shape[:-1], -1)
-
-
-class FrozenMap:
-    """Applies W x + b: the backbone without any adapter."""
-
-    def __init__(self, backbone: Backbone) -> None:
-        self._backbone = backbone
-
-    def __call__(self, site: str, x: Tensor, frozen: Tensor | None = None) -> Tensor:
-        """Return the frozen output for x (..., d_in)."""
-        if frozen is not None:
-            return frozen.clone()
-        return functional.linear(x, *self._backbone.weight(site))

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nsr_gym.backbones.base import Backbone, Prefix
+from nsr_gym.backbones.base import Backbone, FrozenMap, Prefix
 from nsr_gym.errors import InvalidValueError
-from nsr_gym.learning.adapters import FrozenMap
 
 if TYPE_CHECKING:
     from nsr_gym.tasks import TaskPool

@@ -11,12 +11,11 @@ from torch import Tensor
 from torch.nn import functional
 from torch.optim.adam import adam
 
-from nsr_gym.backbones.base import Backbone, SiteMap
+from nsr_gym.backbones.base import Backbone, FrozenMap, SiteMap
 from nsr_gym.errors import InvalidValueError
 from nsr_gym.learning.adapters import (
     Adapters,
     FactoredMap,
-    FrozenMap,
     MergedMap,
 )
 from nsr_gym.learning.data import Images, TaskData
