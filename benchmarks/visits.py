@@ -80,9 +80,10 @@ class Perceptron(nn.Module):
 
     def __init__(self, weights: dict[str, Tensor]) -> None:
         super().__init__()
-        for name in ("fc1", "fc2", "fc3", "head"):
-            d_out, d_in = weights[f"{name}.weight"].shape
-            setattr(self, name, nn.Linear(d_in, d_out))
+        self.fc1, self.fc2, self.fc3, self.head = (
+            nn.Linear(*reversed(weights[f"{name}.weight"].shape))
+            for name in ("fc1", "fc2", "fc3", "head")
+        )
         self.load_state_dict(weights)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -162,7 +163,7 @@ class PeftVisits:
         if merge:
             for layer in self._layers:
                 layer.merge()
-        right = (self._model(images).argmax(-1) == labels).double().mean()
+        right: Tensor = (self._model(images).argmax(-1) == labels).double().mean()
         if merge:
             for layer in self._layers:
                 layer.unmerge()

@@ -108,13 +108,19 @@ def select_sites(available: Mapping[str, Site], wanted: Sequence[str] | None) ->
         The chosen sites.
 
     Raises:
-        InvalidValueError: an expression matches no site, or nothing is wanted.
+        InvalidValueError: an expression is malformed or matches no site, or nothing is wanted.
     """
     if wanted is None:
         return tuple(available.values())
     chosen: set[str] = set()
     for pattern in wanted:
-        hits = {name for name in available if re.fullmatch(pattern, name)}
+        try:
+            hits = {name for name in available if re.fullmatch(pattern, name)}
+        except re.error as error:
+            raise InvalidValueError(
+                f"{pattern!r} is no regular expression ({error}); the sites are "
+                f"{', '.join(available)}."
+            ) from error
         if not hits:
             raise InvalidValueError(
                 f"No site matches {pattern!r}; the sites are {', '.join(available)}."

@@ -57,7 +57,7 @@ class MLPBackbone:
         self._weights = {
             name: weights[name].detach().to(self.device, torch.float32) for name in expected
         }
-        width = int(self._weights["fc1.weight"].shape[1])
+        width = int(self._weights["fc1.weight"].shape[-1])
         self.input_shape = (width,)
         for layer in (*_names(depth), "head"):
             weight, bias = self._weights[f"{layer}.weight"], self._weights[f"{layer}.bias"]

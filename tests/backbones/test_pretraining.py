@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from nsr_gym.backbones import pretrain
 from nsr_gym.backbones.mlp import MLPBackbone
 from nsr_gym.backbones.pretrain import (
     DIGITS_CARD,
@@ -34,7 +33,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the shipped weights' folder, from which the package loads."""
     folder = tmp_path / "weights"
     shutil.copytree(str(SHIPPED), folder)
-    monkeypatch.setattr(pretrain.resources, "files", lambda package: tmp_path)
+    monkeypatch.setattr(resources, "files", lambda package: tmp_path)
     return folder
 
 
@@ -51,7 +50,7 @@ def test_pretraining_reproduces_the_weights_that_ship(
     card, folder = again
     shipped = digits_backbone()
     assert shipped.fingerprint == json.loads((SHIPPED / DIGITS_CARD).read_text())["fingerprint"]
-    monkeypatch.setattr(pretrain.resources, "files", lambda package: folder.parent)
+    monkeypatch.setattr(resources, "files", lambda package: folder.parent)
     folder.rename(folder.with_name("weights"))
     made = digits_backbone()
     assert made.fingerprint == card["fingerprint"]

@@ -18,8 +18,6 @@ from nsr_gym.learning.learner import LearnerConfig
 
 TASKS = torch.tensor([2, 0, 3])
 RECALLED = torch.tensor([True, False, True])
-# Adam divides gradients by their own size, so that rounding of tiny ones counts in full.
-CLOSE: dict[str, float] = {"rtol": 1e-4, "atol": 1e-4}
 MakeWorld = Callable[..., Any]
 
 
@@ -50,15 +48,16 @@ def one_visit_by_autograd(
                 reduction="batchmean",
             )
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimiser.step()
     return Adapters({s: (u.detach()[None], d.detach()[None]) for s, (u, d) in leaves.items()})
 
 
-def assert_same(a: Adapters, b: Adapters, **tolerance: float) -> None:
+def assert_same(a: Adapters, b: Adapters, *, within: float = 1e-4) -> None:
+    # Adam divides gradients by their own size, so that rounding of tiny ones counts in full.
     for site, pair in a.factors.items():
         for ours, theirs in zip(pair, b.factors[site], strict=True):
-            torch.testing.assert_close(ours, theirs, **tolerance)
+            torch.testing.assert_close(ours, theirs, rtol=within, atol=within)
 
 
 @pytest.mark.parametrize("adapt", [None, ["fc2"]], ids=str)
@@ -71,7 +70,7 @@ def test_learning_is_plain_autograd_with_adam_on_cross_entropy_and_distillation(
     without, _ = world.learner.learn(world.data, TASKS, start, batches)
     for i, (task, recalled) in enumerate(zip(TASKS.tolist(), RECALLED.tolist(), strict=True)):
         expected = one_visit_by_autograd(world, task, start, i, batches[i], recalled, dense_forward)
-        assert_same(trained[i : i + 1], expected, **CLOSE)
+        assert_same(trained[i : i + 1], expected)
         # The check can fail: leaving the distillation out is seen where it takes part.
         moved = (without.factors["fc2"][0][i] - trained.factors["fc2"][0][i]).abs().max()
         assert (moved > 1e-3) == recalled
@@ -117,7 +116,7 @@ def test_episodes_in_a_batch_equal_the_same_episodes_alone(make_world: MakeWorld
             world.data, TASKS[row], start[row], batches[row],
             recalled=RECALLED[row], trainable=trainable[row],
         )  # fmt: skip
-        assert_same(together[row], alone, **CLOSE)
+        assert_same(together[row], alone)
         torch.testing.assert_close(curves[row], curve, rtol=0.0, atol=1.01 / 20)
 
 
@@ -129,7 +128,7 @@ def test_blocks_of_a_measurement_change_nothing(
     whole = world.learner.learn(world.data, TASKS, start, batches, recalled=RECALLED)
     monkeypatch.setattr(learner_module, "_CPU_BLOCK", 1)  # one episode at a time
     pieces = world.learner.learn(world.data, TASKS, start, batches, recalled=RECALLED)
-    assert_same(whole[0], pieces[0], **CLOSE)
+    assert_same(whole[0], pieces[0])
     torch.testing.assert_close(whole[1], pieces[1], rtol=0.0, atol=1.01 / 20)
 
 
@@ -148,7 +147,7 @@ def test_directions_that_are_not_trainable_stay_bit_for_bit(make_world: MakeWorl
             assert same == (not trainable[i, direction])
             same = torch.equal(down[i, direction], old_down[i, direction])
             assert same == (not trainable[i, direction])
-    assert_same(start, before, rtol=0.0, atol=0.0)  # what was passed in is left alone
+    assert_same(start, before, within=0.0)  # what was passed in is left alone
 
 
 def test_zero_directions_beyond_the_granted_rank_stay_zero(make_world: MakeWorld) -> None:
@@ -175,7 +174,7 @@ def test_a_smaller_granted_rank_trains_as_if_there_were_no_more_room(
     padded, _ = world.learner.learn(world.data, TASKS, wide, batches)
     exact, _ = world.learner.learn(world.data, TASKS, Adapters(narrow), batches)
     cut = {s: (up[:, :, :2], down[:, :2]) for s, (up, down) in padded.factors.items()}
-    assert_same(Adapters(cut), exact, **CLOSE)
+    assert_same(Adapters(cut), exact)
 
 
 def test_a_recall_starts_at_exactly_the_accuracy_of_the_entry(make_world: MakeWorld) -> None:
@@ -220,7 +219,7 @@ def test_tasks_of_different_sizes_are_measured_on_their_own_images(
     for i in range(4):
         row = slice(i, i + 1)
         alone, _ = world.learner.learn(world.data, tasks[row], adapters[row], batches[row])
-        assert_same(trained[row], alone, **CLOSE)
+        assert_same(trained[row], alone)
     assert torch.equal(curve[:, 0], accuracy)
 
 
@@ -234,7 +233,7 @@ def test_an_episode_that_diverges_leaves_its_neighbours_alone(make_world: MakeWo
     )
     assert spoilt.finite().tolist() == [True, False, True]
     for i in (0, 2):
-        assert_same(sound[i : i + 1], spoilt[i : i + 1], **CLOSE)
+        assert_same(sound[i : i + 1], spoilt[i : i + 1])
         torch.testing.assert_close(curves[i], spoilt_curves[i], rtol=0.0, atol=1.01 / 20)
 
 
@@ -265,9 +264,9 @@ def test_other_settings_have_to_be_finite_and_positive(field: str, value: Any) -
 def test_distillation_alone_may_be_zero(make_world: MakeWorld) -> None:
     for field in ("learning_rate", "temperature"):
         with pytest.raises(InvalidValueError, match=field):
-            LearnerConfig(**{field: 0})  # type: ignore[arg-type]
+            LearnerConfig(**{field: 0})
     world = make_world(distillation=0)
     start, batches = world.adapters(3, 2), world.batches(3)
     with_recall, _ = world.learner.learn(world.data, TASKS, start, batches, recalled=RECALLED)
     without, _ = world.learner.learn(world.data, TASKS, start, batches)
-    assert_same(with_recall, without, rtol=0.0, atol=0.0)
+    assert_same(with_recall, without, within=0.0)

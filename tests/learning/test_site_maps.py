@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from nsr_gym.backbones.base import FrozenMap
 from nsr_gym.errors import InvalidValueError
 from nsr_gym.learning.adapters import (
     Adapters,
     FactoredMap,
-    FrozenMap,
     MergedMap,
     _AdaptedLinear,
     check_rank,
@@ -25,6 +25,10 @@ ADAPT = [None, ["fc1"], ["fc2"], ["fc3"], ["fc1", "fc3"], ["fc2", "fc3"]]
 def double(*shape: int, seed: int = 0, grad: bool = True) -> Tensor:
     g = torch.Generator().manual_seed(seed)
     return torch.randn(*shape, generator=g, dtype=torch.float64, requires_grad=grad)
+
+
+def adapted(*arguments: Any) -> Any:
+    return _AdaptedLinear.apply(*arguments)  # type: ignore[no-untyped-call]
 
 
 def dense_formula(
@@ -43,7 +47,7 @@ def test_the_written_out_gradient_is_the_gradient(inner: tuple[int, ...], with_b
     bias = double(4, seed=5, grad=False) if with_bias else None
 
     def layer(x: Tensor, up_t: Tensor, down: Tensor) -> Any:
-        return _AdaptedLinear.apply(x, None, weight, bias, up_t, down)
+        return adapted(x, None, weight, bias, up_t, down)
 
     assert torch.autograd.gradcheck(layer, (x, up_t, down))
     torch.testing.assert_close(
@@ -64,7 +68,7 @@ def test_a_known_frozen_output_changes_neither_values_nor_gradients() -> None:
     before = frozen.clone()
     results = []
     for known in (frozen, None):
-        y: Any = _AdaptedLinear.apply(part, known, weight, bias, up_t, down)
+        y = adapted(part, known, weight, bias, up_t, down)
         results.append((y, *torch.autograd.grad(torch.relu_(y).square().sum(), (up_t, down))))
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
@@ -76,8 +80,8 @@ def test_a_site_used_twice_gets_both_gradients() -> None:
     weight = double(4, 4, seed=4, grad=False)
 
     def twice(x: Tensor, up_t: Tensor, down: Tensor) -> Any:
-        y = _AdaptedLinear.apply(x, None, weight, None, up_t, down)
-        return _AdaptedLinear.apply(torch.tanh(y), None, weight, None, up_t, down)
+        y = adapted(x, None, weight, None, up_t, down)
+        return adapted(torch.tanh(y), None, weight, None, up_t, down)
 
     assert torch.autograd.gradcheck(twice, (x, up_t, down))
 
