@@ -55,6 +55,19 @@ class Adapters:
             }
         )
 
+    @classmethod
+    def cat(cls, parts: Sequence[Adapters]) -> Adapters:
+        """Put adapters of several groups of episodes into one."""
+        return cls(
+            {
+                site: (
+                    torch.cat([part.factors[site][0] for part in parts]),
+                    torch.cat([part.factors[site][1] for part in parts]),
+                )
+                for site in parts[0].factors
+            }
+        )
+
     def put(self, rows: Tensor, other: Adapters) -> None:
         """Overwrite the adapters of some episodes."""
         for site, (up, down) in self.factors.items():

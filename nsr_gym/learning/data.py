@@ -116,15 +116,16 @@ class TaskData:
 
     def train(self, tasks: Tensor, index: Tensor) -> Images:
         """Return training images by task (n,) and image index (n, k)."""
-        self._fill(tasks)
+        self.fill(tasks)
         return self._train.gather(tasks, index)
 
     def test(self, tasks: Tensor) -> Images:
         """Return all test images of tasks (n,)."""
-        self._fill(tasks)
+        self.fill(tasks)
         return self._test.gather(tasks, None)
 
-    def _fill(self, tasks: Tensor) -> None:
+    def fill(self, tasks: Tensor) -> None:
+        """Prepare tasks (n,) now, so that threads find them ready."""
         wanted = np.unique(tasks.cpu().numpy())
         for task in wanted[~self._filled[wanted]]:
             self._fill_one(int(task))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 
 import torch
@@ -62,6 +63,10 @@ _CPU_BLOCK = 2048
 """Images that are evaluated at once on a CPU."""
 
 
+_LEAST_PART = 4
+"""Episodes that are worth a thread of their own."""
+
+
 class LoRALearner:
     """Trains the adapters of n episodes at once on a frozen backbone.
 
@@ -100,6 +105,38 @@ class LoRALearner:
             The trained adapters and the test accuracy (n, L + 1), before the first and after
             every learning step.
         """
+        threads = torch.get_num_threads() if tasks.device.type == "cpu" else 1
+        parts = min(threads, len(tasks) // _LEAST_PART)
+        if parts <= 1:
+            return self._learn(data, tasks, start, batches, recalled, trainable)
+        # Episodes do not touch each other: with a part of them, each core has products of its
+        # own, where one product split over cores would wait at every one of its many ends.
+        data.fill(tasks)
+
+        def one(rows: slice) -> tuple[Adapters, Tensor]:
+            torch.set_num_threads(1)  # of this thread
+            recall = None if recalled is None else recalled[rows]
+            train = None if trainable is None else trainable[rows]
+            return self._learn(data, tasks[rows], start[rows], batches[rows], recall, train)
+
+        size = -(-len(tasks) // parts)
+        rows = [slice(first, first + size) for first in range(0, len(tasks), size)]
+        try:
+            with ThreadPoolExecutor(len(rows)) as pool:
+                done = list(pool.map(one, rows))
+        finally:
+            torch.set_num_threads(threads)
+        return Adapters.cat([adapters for adapters, _ in done]), torch.cat([c for _, c in done])
+
+    def _learn(
+        self,
+        data: TaskData,
+        tasks: Tensor,
+        start: Adapters,
+        batches: Tensor,
+        recalled: Tensor | None,
+        trainable: Tensor | None,
+    ) -> tuple[Adapters, Tensor]:
         config = self.config
         test = data.test(tasks)
         teacher, pull = None, None

@@ -270,3 +270,38 @@ def test_distillation_alone_may_be_zero(make_world: MakeWorld) -> None:
     with_recall, _ = world.learner.learn(world.data, TASKS, start, batches, recalled=RECALLED)
     without, _ = world.learner.learn(world.data, TASKS, start, batches)
     assert_same(with_recall, without, within=0.0)
+
+
+def test_threads_of_episodes_change_nothing() -> None:
+    from nsr_gym.envs.cyclic_digits import _prepared
+    from nsr_gym.learning.learner import LoRALearner
+
+    data, backbone = _prepared("permutation", "train", "cpu")
+    learner = LoRALearner(backbone, LearnerConfig(learning_steps=2, updates=2, batch_size=8))
+    n, generator = 9, torch.Generator().manual_seed(0)
+    start = Adapters.zeros(backbone.sites, n, 4)
+    for up, down in start.factors.values():
+        up.normal_(std=0.1, generator=generator)
+        down.normal_(std=0.1, generator=generator)
+    batches = torch.randint(700, (n, 2, 2, 8), generator=generator)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(
+                learner.learn(
+                    data,
+                    torch.arange(n),
+                    start,
+                    batches,
+                    recalled=torch.arange(n) % 2 == 0,
+                    trainable=torch.ones(n, 4, dtype=torch.bool),
+                )
+            )
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    (one, curve), (two, same) = found
+    torch.testing.assert_close(same, curve, rtol=0, atol=1e-5)
+    for site, pair in one.factors.items():
+        torch.testing.assert_close(two.factors[site], pair, rtol=0, atol=1e-5)
