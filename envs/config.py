@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from nsr_gym.bank.retention import RETENTION_RULES
+from nsr_gym.envs.arguments import OBSERVATIONS, Arguments, check_number, check_whole
 from nsr_gym.errors import InvalidValueError, unknown
 from nsr_gym.registry import ACCESS
 from nsr_gym.streams import SCHEDULES, draw_visits
 from nsr_gym.tasks import SPLITS
 
 REWARDS = ("post_task", "online")
-OBSERVATIONS = ("flat", "dict")
 
 
 @dataclass(frozen=True, kw_only=True)
-class EpisodeConfig:
+class EpisodeConfig(Arguments):
     """What an episode looks like, in plain JSON values.
 
     Attributes:
@@ -79,24 +78,6 @@ class EpisodeConfig:
     init_gain: float = 2.0
     device: str = "cpu"
 
-    @classmethod
-    def from_arguments(cls, arguments: Mapping[str, Any], *, others: Sequence[str] = ()) -> Self:
-        """Build the configuration from an environment's keyword arguments.
-
-        Args:
-            arguments: by name.
-            others: names the environment takes beside these, for the error's suggestion.
-
-        Raises:
-            UnknownNameError: an argument does not exist; the message names the closest.
-            InvalidValueError: a value is of another type or out of range.
-        """
-        known = {field.name for field in fields(cls)}
-        for name in arguments:
-            if name not in known:
-                raise unknown("environment argument", name, known | set(others))
-        return cls(**arguments)
-
     def __post_init__(self) -> None:
         """Check every value.
 
@@ -118,31 +99,31 @@ class EpisodeConfig:
             "num_tasks", "cycles", "view_size", "support_size", "learning_steps", "updates",
             "batch_size",
         ):  # fmt: skip
-            _check_whole(name, getattr(self, name), least=1)
+            check_whole(name, getattr(self, name), least=1)
         for name in ("capacity", "capacity_bytes"):
             if getattr(self, name) is not None:
-                _check_whole(name, getattr(self, name), least=0)
+                check_whole(name, getattr(self, name), least=0)
         for name in ("rank_cost", "distillation"):
-            _check_number(name, getattr(self, name), low=0.0)
+            check_number(name, getattr(self, name), low=0.0)
         for name in ("learning_rate", "temperature"):
-            _check_number(name, getattr(self, name), low=0.0, open_low=True)
+            check_number(name, getattr(self, name), low=0.0, open_low=True)
         if self.markov_noise is not None:
-            _check_number("markov_noise", self.markov_noise, low=0.0, high=1.0)
+            check_number("markov_noise", self.markov_noise, low=0.0, high=1.0)
         for name, kind in (("observe_task_id", bool), ("device", str)):
             if not isinstance(getattr(self, name), kind):
                 raise InvalidValueError(
                     f"Expected {name} to be a {kind.__name__}; got {getattr(self, name)!r}."
                 )
-        _check_number("init_gain", self.init_gain, low=0.0, open_low=True)
+        check_number("init_gain", self.init_gain, low=0.0, open_low=True)
         if self.energy is not None:
-            _check_number("energy", self.energy, low=0.0, high=1.0, open_low=True)
+            check_number("energy", self.energy, low=0.0, high=1.0, open_low=True)
         ranks: Any = self.ranks
         if isinstance(ranks, list):
             object.__setattr__(self, "ranks", ranks := tuple(ranks))
         if not isinstance(ranks, tuple) or not ranks:
             raise InvalidValueError(f"Expected ranks as a list of whole numbers; got {ranks!r}.")
         for rank in ranks:
-            _check_whole("every rank", rank, least=1)
+            check_whole("every rank", rank, least=1)
         if list(ranks) != sorted(set(ranks)):
             raise InvalidValueError(
                 f"Expected ranks in ascending order, each once; got {list(ranks)}."
@@ -166,31 +147,3 @@ class EpisodeConfig:
     def num_visits(self) -> int:
         """V, the visits of an episode."""
         return self.num_tasks * self.cycles
-
-
-def _check_whole(name: str, value: object, *, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InvalidValueError(
-            f"Expected {name} to be a whole number of at least {least}; got {value!r}."
-        )
-
-
-def _check_number(
-    name: str,
-    value: object,
-    *,
-    low: float,
-    high: float = float("inf"),
-    open_low: bool = False,
-) -> None:
-    inside = (
-        isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and (low < value if open_low else low <= value)
-        and value <= high
-        and value != float("inf")
-    )
-    if not inside:
-        bound = f"above {low:g}" if open_low else f"of at least {low:g}"
-        top = "" if high == float("inf") else f" and at most {high:g}"
-        raise InvalidValueError(f"Expected {name} to be a number {bound}{top}; got {value!r}.")

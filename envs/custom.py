@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nsr_gym.backbones.base import Backbone
+from nsr_gym.envs.arguments import FACE_ARGUMENTS
 from nsr_gym.envs.build import live_engine, open_device
 from nsr_gym.envs.config import EpisodeConfig
 from nsr_gym.envs.engine import EpisodeEngine
@@ -52,6 +53,7 @@ class ContinualVectorEnv(EngineVectorEnv):
         num_envs: int = 1,
         *,
         autoreset_mode: str = "next_step",
+        max_episode_steps: int | None = None,
         render_mode: str | None = None,
         **arguments: Any,
     ) -> None:
@@ -59,6 +61,7 @@ class ContinualVectorEnv(EngineVectorEnv):
         super().__init__(
             _engine(pool, backbone, arguments, num_envs),
             autoreset_mode=autoreset_mode,
+            max_episode_steps=max_episode_steps,
             render_mode=render_mode,
         )
 
@@ -66,8 +69,6 @@ class ContinualVectorEnv(EngineVectorEnv):
 def _engine(
     pool: TaskPool, backbone: Backbone, arguments: dict[str, Any], num_episodes: int
 ) -> EpisodeEngine:
-    config = EpisodeConfig.from_arguments(
-        {"split": pool.split} | arguments, others=("render_mode", "autoreset_mode")
-    )
+    config = EpisodeConfig.from_arguments({"split": pool.split} | arguments, others=FACE_ARGUMENTS)
     placed = backbone.to(open_device(config.device))
     return live_engine(TaskData(pool, placed), placed, config, num_episodes)

@@ -8,6 +8,7 @@ from typing import Any
 from nsr_gym.backbones.mlp import MLPBackbone
 from nsr_gym.backbones.pretrain import digits_backbone
 from nsr_gym.datasets.digits import digits_pool
+from nsr_gym.envs.arguments import FACE_ARGUMENTS
 from nsr_gym.envs.build import live_engine, open_device
 from nsr_gym.envs.config import EpisodeConfig
 from nsr_gym.envs.engine import EpisodeEngine
@@ -169,6 +170,7 @@ class CyclicDigitsVectorEnv(EngineVectorEnv):
         *,
         tasks: str = "permutation",
         autoreset_mode: str = "next_step",
+        max_episode_steps: int | None = None,
         render_mode: str | None = None,
         **arguments: Any,
     ) -> None:
@@ -176,14 +178,13 @@ class CyclicDigitsVectorEnv(EngineVectorEnv):
         super().__init__(
             _engine(tasks, arguments, num_envs),
             autoreset_mode=autoreset_mode,
+            max_episode_steps=max_episode_steps,
             render_mode=render_mode,
         )
 
 
 def _engine(tasks: str, arguments: dict[str, Any], num_episodes: int) -> EpisodeEngine:
-    config = EpisodeConfig.from_arguments(
-        arguments, others=("tasks", "render_mode", "autoreset_mode")
-    )
+    config = EpisodeConfig.from_arguments(arguments, others=("tasks", *FACE_ARGUMENTS))
     if not isinstance(tasks, str):
         raise InvalidValueError(f"Expected tasks as the name of a family; got {tasks!r}.")
     data, backbone = _prepared(tasks, config.split, str(open_device(config.device)))

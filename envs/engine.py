@@ -7,7 +7,6 @@ environment is E = 1, the native vector environment E = n.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from gymnasium import spaces
@@ -17,11 +16,12 @@ from nsr_gym.envs.config import EpisodeConfig
 from nsr_gym.envs.dynamics import Arrival, Dynamics, Floats, Ints, Visits
 from nsr_gym.envs.layout import ObservationLayout
 from nsr_gym.envs.memory import Memory, Progress
+from nsr_gym.envs.protocol import Info
+from nsr_gym.envs.render import render
 from nsr_gym.errors import InvalidValueError
 from nsr_gym.metrics.recovery import NO_REFERENCE, recovery_steps, shortfall
 from nsr_gym.streams import TaskStream, make_stream
 
-Info = dict[str, NDArray[Any]]
 Choose = Callable[[NDArray[np.float32], NDArray[np.bool_]], Ints]
 
 
@@ -29,6 +29,7 @@ class EpisodeEngine:
     """Continual-learning episodes: a stream of visits, a memory, and rewards.
 
     Attributes:
+        family: `"live"`, for the agents that play it.
         num_episodes: E.
         config: the arguments.
         pool_name: of the tasks.
@@ -39,6 +40,8 @@ class EpisodeEngine:
         visit: (E,) visits each episode has had.
         accuracy: (E, V) accuracy after each visit so far, NaN beyond.
     """
+
+    family = "live"
 
     def __init__(
         self, config: EpisodeConfig, dynamics: Dynamics, memory: Memory, num_episodes: int
@@ -167,6 +170,10 @@ class EpisodeEngine:
             actions = choose(seen, self.memory.masks_for(arrival))
         accuracies = self.memory.used_accuracy(arrival, actions)
         return accuracies.reshape(len(rows), self.config.num_tasks)
+
+    def render(self, row: int, mode: str) -> str | NDArray[np.uint8]:
+        """Return the memory as a table (`"ansi"`) or a picture of accuracies (`"rgb_array"`)."""
+        return render(self, row, mode)
 
     def baseline(self, rows: Ints) -> Floats:
         """Return the bare backbone's accuracy on every task of the stream, (n, M)."""

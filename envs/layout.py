@@ -30,18 +30,14 @@ over M - 1."""
 
 
 @dataclass(frozen=True)
-class ObservationLayout:
+class Layout:
     """Names and sizes of the observed fields, in order.
 
     Attributes:
         sizes: field name -> number of values.
-        num_classes: classes of a task; a loss is scaled by that of guessing among them.
-        ranks: the ranks that can be granted.
     """
 
     sizes: Mapping[str, int]
-    num_classes: int
-    ranks: tuple[int, ...]
 
     @property
     def size(self) -> int:
@@ -80,15 +76,29 @@ class ObservationLayout:
         """Return a field of flat or dict observations, (..., size of the field).
 
         Raises:
-            AccessError: the access level withholds the field.
+            AccessError: the environment withholds the field.
         """
         if name not in self.sizes:
             raise AccessError(
-                f"This access level withholds {name!r}; it shows {', '.join(self.sizes)}."
+                f"This environment withholds {name!r}; it shows {', '.join(self.sizes)}."
             )
         if isinstance(observation, Mapping):
             return np.asarray(observation[name])
         return np.asarray(observation)[..., self.slices[name]]
+
+
+@dataclass(frozen=True)
+class ObservationLayout(Layout):
+    """The fields of a live environment, and the scale of their losses.
+
+    Attributes:
+        sizes: field name -> number of values.
+        num_classes: classes of a task; a loss is scaled by that of guessing among them.
+        ranks: the ranks that can be granted.
+    """
+
+    num_classes: int
+    ranks: tuple[int, ...]
 
     def scale_loss(self, loss: NDArray[Any]) -> NDArray[Any]:
         """Map a cross-entropy in nats to [0, 1]: loss / (loss + log C), 0.5 for guessing.

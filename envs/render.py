@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,35 +58,69 @@ def _table(engine: EpisodeEngine, row: int) -> str:
 
 
 def _picture(engine: EpisodeEngine, row: int) -> NDArray[np.uint8]:
+    config, stream = engine.config, engine.streams[row]
+    if stream is None:
+        return draw_grid(np.zeros(0, dtype=np.int64), np.zeros(0), config.num_tasks)
+    done = int(engine.visit[row])
+    mean = "" if done == 0 else f", mean {np.nanmean(engine.accuracy[row, :done]):.3f}"
+    return draw_grid(
+        np.asarray(stream.visits),
+        engine.accuracy[row],
+        config.num_tasks,
+        names=[textwrap.shorten(name, 24) for name in stream.tasks],
+        title=f"accuracy after each visit ({done} of {config.num_visits}{mean}), "
+        f"{config.split} split, {config.access} access",
+        label="accuracy",
+        high=1.0,
+    )
+
+
+def draw_grid(
+    order: NDArray[np.int64],
+    values: NDArray[np.float64],
+    num_tasks: int,
+    *,
+    names: Sequence[str] | None = None,
+    title: str = "no episode yet",
+    label: str = "",
+    high: float | None = None,
+) -> NDArray[np.uint8]:
+    """Draw one value for each visit: tasks down, visits across.
+
+    Args:
+        order: (V,) the visited tasks.
+        values: (V,) at least 0, NaN where there is none yet.
+        num_tasks: M.
+        names: of the tasks; None numbers them.
+        title: above the picture.
+        label: of the colours.
+        high: value of the brightest colour; None takes the largest value.
+
+    Returns:
+        (h, w, 3) uint8.
+    """
     # The object interface keeps pyplot's global state out of it.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    config, stream = engine.config, engine.streams[row]
-    tasks, visits = config.num_tasks, config.num_visits
-    grid = np.full((tasks, visits), np.nan)
-    if stream is not None:
-        order = np.asarray(stream.visits)
-        grid[order, np.arange(visits)] = engine.accuracy[row]
-    figure = Figure(figsize=(10, 1.6 + 0.28 * tasks), dpi=80, layout="constrained")
+    visits = max(1, len(order))
+    grid = np.full((num_tasks, visits), np.nan)
+    grid[order, np.arange(len(order))] = values
+    figure = Figure(figsize=(10, 1.6 + 0.28 * min(num_tasks, 40)), dpi=80, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
+    if high is None:
+        high = float(np.nanmax(grid, initial=0.0)) or 1.0
     image: Any = axes.imshow(
-        grid, aspect="auto", vmin=0.0, vmax=1.0, cmap="viridis", interpolation="nearest"
+        grid, aspect="auto", vmin=0.0, vmax=high, cmap="viridis", interpolation="nearest"
     )
     axes.set_facecolor("0.93")
-    for cycle in range(1, -(-visits // tasks)):
-        axes.axvline(cycle * tasks - 0.5, color="0.6", linewidth=0.8)
-    if stream is not None:
-        axes.set_yticks(range(tasks), [textwrap.shorten(n, 24) for n in stream.tasks], fontsize=8)
-        done = int(engine.visit[row])
-        mean = "" if done == 0 else f", mean {np.nanmean(engine.accuracy[row, :done]):.3f}"
-        axes.set_title(
-            f"accuracy after each visit ({done} of {visits}{mean}), {config.split} split, "
-            f"{config.access} access",
-            fontsize=10,
-        )
+    for cycle in range(1, -(-visits // num_tasks)):
+        axes.axvline(cycle * num_tasks - 0.5, color="0.6", linewidth=0.8)
+    if num_tasks <= 40:
+        axes.set_yticks(range(num_tasks), names or [str(i) for i in range(num_tasks)], fontsize=8)
+    axes.set_title(title, fontsize=10)
     axes.set_xlabel("visit")
-    figure.colorbar(image, ax=axes, label="accuracy", pad=0.01)
+    figure.colorbar(image, ax=axes, label=label, pad=0.01)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -6,13 +6,15 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
-from nsr_gym.envs.engine import EpisodeEngine, Info
-from nsr_gym.envs.render import RENDER_FPS, RENDER_MODES, check_render_mode, render
+from nsr_gym.envs.protocol import Engine, Info
+from nsr_gym.envs.render import RENDER_FPS, RENDER_MODES, check_render_mode
 from nsr_gym.errors import InvalidValueError, StateError
 
 Observation = NDArray[np.float32] | dict[str, NDArray[np.float32]]
+ActionSpace = spaces.Discrete | spaces.MultiDiscrete
 _ROW = np.zeros(1, dtype=np.int64)
 
 
@@ -21,14 +23,14 @@ class EngineEnv(gym.Env[Observation, NDArray[np.int64]]):
 
     metadata = {"render_modes": list(RENDER_MODES), "render_fps": RENDER_FPS}  # noqa: RUF012
 
-    def __init__(self, engine: EpisodeEngine, *, render_mode: str | None = None) -> None:
+    def __init__(self, engine: Engine, *, render_mode: str | None = None) -> None:
         """Wrap an engine of one episode.
 
         Raises:
             UnknownNameError: a render mode that does not exist.
         """
         check_render_mode(render_mode)
-        self.engine = engine
+        self.engine: Any = engine
         self.render_mode = render_mode
         self.observation_space = engine.observation_space
         self.action_space = engine.action_space
@@ -46,7 +48,7 @@ class EngineEnv(gym.Env[Observation, NDArray[np.int64]]):
     def step(
         self, action: NDArray[np.int64]
     ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Play one visit.
+        """Play one step.
 
         Raises:
             StateError: the episode is over, or none was started.
@@ -54,7 +56,7 @@ class EngineEnv(gym.Env[Observation, NDArray[np.int64]]):
         """
         if self._over:
             raise StateError("No episode is running; call reset() first.")
-        checked = check_actions(self.engine, [action])
+        checked = check_actions(self.action_space, [action])
         observation, reward, terminated, info = self.engine.step(_ROW, checked)
         self._over = bool(terminated[0])
         return self._shape(observation), float(reward[0]), self._over, False, _scalars(info)
@@ -64,57 +66,65 @@ class EngineEnv(gym.Env[Observation, NDArray[np.int64]]):
         return np.asarray(self.engine.masks(_ROW)[0])
 
     def render(self) -> Any:
-        """Return the bank table (`ansi`) or the picture of accuracies (`rgb_array`)."""
+        """Return the state as a table (`ansi`) or the episode as a picture (`rgb_array`)."""
         if self.render_mode is None:
             gym.logger.warn("render() was called without a render_mode; pass one to gym.make.")
             return None
-        return render(self.engine, 0, self.render_mode)
+        return self.engine.render(0, self.render_mode)
 
     def _shape(self, observation: NDArray[np.float32]) -> Observation:
         if self.engine.config.observation == "dict":
-            return self.engine.layout.as_dict(observation[0])
+            named: dict[str, NDArray[np.float32]] = self.engine.layout.as_dict(observation[0])
+            return named
         return np.asarray(observation[0])
 
 
-def check_actions(engine: EpisodeEngine, actions: ArrayLike) -> NDArray[np.int64]:
-    """Return actions (n, components) as int64.
+def check_actions(space: Any, actions: ArrayLike) -> NDArray[np.int64]:
+    """Return n actions as int64: (n,) for a `Discrete` space, (n, components) otherwise.
 
     Raises:
         InvalidValueError: another shape or type, or a component out of range.
     """
-    nvec = engine.action_space.nvec
+    limits = np.asarray(space.n if isinstance(space, spaces.Discrete) else space.nvec)
     try:
-        actions = np.asarray(actions)
+        array = np.asarray(actions)
     except ValueError as error:
         raise InvalidValueError(
-            f"Expected actions of {len(nvec)} whole numbers; got rows of unequal length."
+            f"Expected actions as {_wanted(limits)}; got rows of unequal length."
         ) from error
-    if actions.ndim != 2 or actions.shape[1] != len(nvec) or actions.dtype.kind not in "iu":
+    if array.shape[1:] != limits.shape or not array.ndim or array.dtype.kind not in "iu":
         raise InvalidValueError(
-            f"Expected actions of {len(nvec)} whole numbers (recall, rank index, reserve); got "
-            f"shape {actions.shape[1:]} of type {actions.dtype}."
+            f"Expected actions as {_wanted(limits)}; got shape {array.shape[1:]} of type "
+            f"{array.dtype}."
         )
-    if (actions < 0).any() or (actions >= nvec).any():
-        bad = actions[((actions < 0) | (actions >= nvec)).any(axis=1)][0]
+    outside = (array < 0) | (array >= limits)
+    if outside.any():
+        bad = array[outside if array.ndim == 1 else outside.any(axis=1)][0]
         raise InvalidValueError(
-            f"Expected action components below {nvec.tolist()} and not negative; got "
-            f"{bad.tolist()}."
+            f"Expected actions as {_wanted(limits)} and not negative; got {bad.tolist()}."
         )
-    return actions.astype(np.int64)
+    return array.astype(np.int64)
 
 
-def mask_parts(env: Any, mask: NDArray[np.bool_] | None = None) -> tuple[NDArray[np.int8], ...]:
-    """Cast a flat mask to the form that `MultiDiscrete.sample(mask=...)` takes.
+def _wanted(limits: NDArray[np.int64]) -> str:
+    number = f"{limits.size} whole numbers" if limits.ndim else "a whole number"
+    return f"{number} below {limits.tolist()}"
+
+
+def mask_parts(env: Any, mask: NDArray[np.bool_] | None = None) -> Any:
+    """Cast a flat mask to the form that the action space's `sample(mask=...)` takes.
 
     Args:
         env: an environment with `action_masks()`.
         mask: (sum of nvec,) bool; None asks the environment.
 
     Returns:
-        One int8 array per action component.
+        One int8 array, for a `MultiDiscrete` space a tuple of one for each component.
     """
     unwrapped = env.unwrapped
     flat = unwrapped.action_masks() if mask is None else mask
+    if isinstance(unwrapped.action_space, spaces.Discrete):
+        return flat.astype(np.int8)
     ends = np.cumsum(unwrapped.action_space.nvec)[:-1]
     return tuple(part.astype(np.int8) for part in np.split(flat, ends))
 

@@ -12,8 +12,9 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from nsr_gym.envs.engine import EpisodeEngine, Info
-from nsr_gym.envs.render import RENDER_FPS, RENDER_MODES, check_render_mode, render
+from nsr_gym.envs.arguments import check_whole
+from nsr_gym.envs.protocol import Engine, Info
+from nsr_gym.envs.render import RENDER_FPS, RENDER_MODES, check_render_mode
 from nsr_gym.envs.single import Observation, check_actions
 from nsr_gym.errors import InvalidValueError, StateError, unknown
 
@@ -37,31 +38,46 @@ class EngineVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
 
     def __init__(
         self,
-        engine: EpisodeEngine,
+        engine: Engine,
         *,
         autoreset_mode: str = "next_step",
+        max_episode_steps: int | None = None,
         render_mode: str | None = None,
     ) -> None:
         """Wrap an engine.
 
+        Args:
+            engine: of n episodes.
+            autoreset_mode: `"next_step"`, `"same_step"` or `"disabled"`.
+            max_episode_steps: steps after which an episode is truncated, as Gymnasium's
+                `TimeLimit` does; None for no limit.
+            render_mode: None, `"ansi"` or `"rgb_array"`.
+
         Raises:
             UnknownNameError: an autoreset or render mode that does not exist.
+            InvalidValueError: a limit that is no whole number of at least 1.
         """
         if autoreset_mode not in AUTORESET_MODES:
             raise unknown("autoreset mode", autoreset_mode, AUTORESET_MODES)
         check_render_mode(render_mode)
-        self.engine = engine
-        self.num_envs = engine.num_episodes
+        if max_episode_steps is not None:
+            check_whole("max_episode_steps", max_episode_steps, least=1)
+        self.engine: Any = engine
+        self.num_envs = n = engine.num_episodes
         self.render_mode = render_mode
         self.single_observation_space = engine.observation_space
         self.single_action_space = engine.action_space
-        self.observation_space = batch_space(engine.observation_space, self.num_envs)
-        self.action_space = batch_space(engine.action_space, self.num_envs)
+        self.observation_space = batch_space(engine.observation_space, n)
+        self.action_space = batch_space(engine.action_space, n)
         self._mode = AUTORESET_MODES[autoreset_mode]
         self.metadata = {**self.metadata, "autoreset_mode": self._mode}
-        self._generators: list[np.random.Generator | None] = [None] * self.num_envs
-        self._observations = np.zeros((self.num_envs, engine.layout.size), dtype=np.float32)
-        self._over = np.ones(self.num_envs, dtype=bool)
+        self._limit = max_episode_steps
+        self._generators: list[np.random.Generator | None] = [None] * n
+        self._all = np.arange(n)
+        self._observations = np.zeros((n, engine.layout.size), dtype=np.float32)
+        self._started = np.zeros(n, dtype=bool)
+        self._over = np.zeros(n, dtype=bool)
+        self._elapsed = np.zeros(n, dtype=np.int64)
 
     def reset(
         self,
@@ -86,67 +102,81 @@ class EngineVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
             if mask[i] and (one is not None or self._generators[i] is None):
                 self._generators[i], _ = seeding.np_random(one)
         rows = np.flatnonzero(mask)
-        info = self._reset_rows(rows)
-        return self._shape(self._observations), self._spread(info, rows)
+        info = self._spread(self._reset_rows(rows), rows)
+        return self._shape(self._observations), info
 
     def step(self, actions: NDArray[np.int64]) -> Step:
-        """Play one visit in every environment.
+        """Play one step in every environment.
 
         Raises:
             StateError: before the first reset, or of an episode that is over where autoreset
                 is disabled.
             InvalidValueError: actions outside the action space.
         """
-        if any(generator is None for generator in self._generators):
+        if not self._started.all():
             raise StateError("An environment has no episode yet; call reset() for all first.")
-        over = self._over.copy()
-        if over.any() and self._mode is AutoresetMode.DISABLED:
+        n, stale = self.num_envs, np.flatnonzero(self._over)
+        if len(stale) and self._mode is AutoresetMode.DISABLED:
             raise StateError(
-                f"Episodes {np.flatnonzero(over).tolist()} are over; reset them with "
+                f"Episodes {stale.tolist()} are over; reset them with "
                 "reset(options={'reset_mask': ...})."
             )
-        n = self.num_envs
         actions = np.asarray(actions)
         if actions.shape[:1] != (n,):
             raise InvalidValueError(f"Expected {n} actions; got shape {actions.shape}.")
+        rows = np.flatnonzero(~self._over) if len(stale) else self._all
         rewards = np.zeros(n, dtype=np.float64)
-        terminated = np.zeros(n, dtype=bool)
-        infos: dict[str, Any] = {}
-        rows, stale = np.flatnonzero(~over), np.flatnonzero(over)
+        terminated, truncated = np.zeros(n, dtype=bool), np.zeros(n, dtype=bool)
+        info: Info = {}
+        extra: dict[str, Any] = {}
         if len(rows):
-            checked = check_actions(self.engine, actions[rows])
-            seen, rewards[rows], terminated[rows], info = self.engine.step(rows, checked)
-            self._observations[rows] = seen
-            self._over = terminated.copy()
-            done = np.flatnonzero(terminated)
-            if len(done) and self._mode is AutoresetMode.SAME_STEP:
-                infos |= self._final(done, rows, info)
-                again = self._reset_rows(done)
-                place = np.searchsorted(rows, done)
-                for key, value in again.items():
-                    info[key][place] = value
-            infos |= self._spread(info, rows)
+            # Where all play, nothing has to be gathered.
+            some = rows if len(stale) else slice(None)
+            checked = check_actions(self.single_action_space, actions[some])
+            seen, rewards[some], terminated[some], info = self.engine.step(rows, checked)
+            self._observations[some] = seen
+            if self._limit is not None:
+                self._elapsed[some] += 1
+                truncated[some] = self._elapsed[some] >= self._limit
+        self._over = terminated | truncated
+        done = np.flatnonzero(self._over)
+        if len(done) and self._mode is AutoresetMode.SAME_STEP:
+            extra = self._final(done, rows, info)
+            again, place = self._reset_rows(done), np.searchsorted(rows, done)
+            for key, value in again.items():
+                info[key][place] = value
         if len(stale):
             # NEXT_STEP: the action is ignored, the reset observation comes with reward 0.
-            self._merge(infos, self._spread(self._reset_rows(stale), stale))
-        truncated = np.zeros(n, dtype=bool)
+            again = self._reset_rows(stale)
+            if len(rows):
+                info = {
+                    key: self._join(value, rows, again[key], stale) for key, value in info.items()
+                }
+            else:
+                info = again
+        infos: dict[str, Any] = extra | info
+        every = np.ones(n, dtype=bool)
+        infos |= {f"_{key}": every.copy() for key in info}
         return self._shape(self._observations), rewards, terminated, truncated, infos
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Return which values each action component may take, (n, sum of nvec) bool."""
-        return self.engine.masks(np.arange(self.num_envs))
+        return np.asarray(self.engine.masks(self._all))
 
     def render(self) -> tuple[Any, ...] | None:
         """Return one frame per environment."""
         if self.render_mode is None:
             gym.logger.warn("render() was called without a render_mode; pass one to make_vec.")
             return None
-        return tuple(render(self.engine, i, self.render_mode) for i in range(self.num_envs))
+        return tuple(self.engine.render(i, self.render_mode) for i in range(self.num_envs))
 
     def _reset_rows(self, rows: NDArray[np.int64]) -> Info:
-        generators = [g for i in rows if (g := self._generators[i]) is not None]
+        generators = [g for i in rows.tolist() if (g := self._generators[i]) is not None]
+        info: Info
         self._observations[rows], info = self.engine.reset(rows, generators)
+        self._started[rows] = True
         self._over[rows] = False
+        self._elapsed[rows] = 0
         return info
 
     def _final(self, done: NDArray[np.int64], rows: NDArray[np.int64], info: Info) -> Info:
@@ -157,17 +187,17 @@ class EngineVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
                 {k: v[i] for k, v in shaped.items()} if isinstance(shaped, dict) else shaped[i]
             )
         place = np.searchsorted(rows, done)
-        mask = np.isin(np.arange(self.num_envs), done)
         return {
             "final_obs": final,
-            "_final_obs": mask,
+            "_final_obs": self._over.copy(),
             "final_info": self._spread({k: v[place] for k, v in info.items()}, done),  # type: ignore[dict-item]
-            "_final_info": mask.copy(),
+            "_final_info": self._over.copy(),
         }
 
     def _spread(self, info: Info, rows: NDArray[np.int64]) -> dict[str, Any]:
         """Lay values of some environments into arrays over all, each with its mask."""
-        mask = np.isin(np.arange(self.num_envs), rows)
+        mask = np.zeros(self.num_envs, dtype=bool)
+        mask[rows] = True
         out: dict[str, Any] = {}
         for key, value in info.items():
             empty = None if value.dtype == object else 0
@@ -176,14 +206,18 @@ class EngineVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
             out[f"_{key}"] = mask.copy()
         return out
 
-    @staticmethod
-    def _merge(into: dict[str, Any], other: dict[str, Any]) -> None:
-        for key, value in other.items():
-            if key.startswith("_") or key not in into:
-                into[key] = into[key] | value if key in into else value
-            else:
-                chosen = other[f"_{key}"]
-                into[key][chosen] = value[chosen]
+    def _join(
+        self,
+        some: NDArray[Any],
+        rows: NDArray[np.int64],
+        others: NDArray[Any],
+        other_rows: NDArray[np.int64],
+    ) -> NDArray[Any]:
+        """Put the values of all environments together from two disjoint parts."""
+        out = np.empty((self.num_envs, *some.shape[1:]), dtype=some.dtype)
+        out[rows] = some
+        out[other_rows] = others
+        return out
 
     def _seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
         if seed is None:
