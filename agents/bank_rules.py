@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nsr_gym.agents.base import Ints, RandomState, RuleAgent, State
+from nsr_gym.agents.base import Ints, LiveRuleAgent, RandomState, State
 from nsr_gym.agents.thresholds import loss_threshold, thresholds
 from nsr_gym.envs.memory import ADD
 from nsr_gym.errors import InvalidValueError
 
 
-class SimilarityAgent(RuleAgent):
+class SimilarityAgent(LiveRuleAgent):
     """Recall the most similar entry above a threshold at full rank, and update it.
 
     The rule that the NSR abstract (arXiv 2606.30067) finds as good as a learned controller.
@@ -43,7 +43,7 @@ class SimilarityAgent(RuleAgent):
         return self.action(len(observation), recall=held & similar), state
 
 
-class TrialLossAgent(RuleAgent):
+class TrialLossAgent(LiveRuleAgent):
     """Recall the viewed entry with the lowest loss on a trial load, if that is low enough."""
 
     def __init__(self, env: Any, *, threshold: float | None = None) -> None:
@@ -69,7 +69,7 @@ class TrialLossAgent(RuleAgent):
         return self.action(len(observation), recall=np.where(fits, best + 1, 0)), state
 
 
-class OracleAgent(RuleAgent):
+class OracleAgent(LiveRuleAgent):
     """Knows the task: recall its own entry at full rank, start afresh where there is none.
 
     The history-aware reference of the regret theorem: it learns a task on its first visit
@@ -82,7 +82,7 @@ class OracleAgent(RuleAgent):
         return self.action(len(observation), recall=own), state
 
 
-class RandomAgent(RuleAgent):
+class RandomAgent(LiveRuleAgent):
     """An entry in view or none, a rank, a use of the result: each uniformly.
 
     What a closed bank refuses is projected.

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nsr_gym.envs.layout import ObservationLayout
+from nsr_gym.envs.layout import Layout, ObservationLayout
 from nsr_gym.envs.memory import UPDATE
 from nsr_gym.errors import AccessError, InvalidValueError
+from nsr_gym.noise import uniform
 
 Ints = NDArray[np.int64]
 Observation = NDArray[Any] | Mapping[str, NDArray[Any]]
@@ -22,32 +23,28 @@ class RuleAgent(abc.ABC):
     """A hand-written policy that can stand wherever an SB3 model can.
 
     Attributes:
-        access: access level of the environments it plays.
+        family: of the environments it plays.
         layout: of the observations it reads.
         config: of the episodes it plays.
     """
 
-    access: str = "bank"
+    family: ClassVar[str]
+    layout: Layout
 
     def __init__(self, env: Any) -> None:
         """Fit the rule to an environment (single or vector, wrapped or not).
 
         Raises:
-            AccessError: the environment's access level is not the rule's.
-            InvalidValueError: it is no environment of the suite.
+            InvalidValueError: it is no environment of the suite, or of another family.
         """
-        engine = getattr(env.unwrapped, "engine", None)
-        if engine is None:
+        engine = find_engine(env)
+        if engine.family != self.family:
             raise InvalidValueError(
-                f"{type(self).__name__} plays environments of the suite; {env} is none."
+                f"{type(self).__name__} plays {self.family} environments; {env} is a "
+                f"{engine.family} one."
             )
-        self.layout: ObservationLayout = engine.layout
+        self.layout = engine.layout
         self.config = engine.config
-        if self.config.access != self.access:
-            raise AccessError(
-                f"{type(self).__name__} plays environments with access={self.access!r}; this one "
-                f"has access={self.config.access!r}."
-            )
 
     def predict(
         self,
@@ -61,11 +58,12 @@ class RuleAgent(abc.ABC):
         Args:
             observation: (size,) or (n, size), or a dict of such values by field.
             state: what the last call returned; None at first.
-            episode_start: (n,) bool, where an episode began; rules here need none.
+            episode_start: (n,) bool, where an episode began: what the state says of the one
+                before is forgotten there.
             deterministic: no effect on rules that draw nothing.
 
         Returns:
-            Actions (3,) or (n, 3), and the next state.
+            An action or n actions, and the next state.
         """
         if isinstance(observation, Mapping):
             flat = np.concatenate([np.asarray(observation[k]) for k in self.layout.sizes], axis=-1)
@@ -75,16 +73,64 @@ class RuleAgent(abc.ABC):
             raise InvalidValueError(
                 f"Expected observations of {self.layout.size} values; got shape {flat.shape}."
             )
+        if state is not None and episode_start is not None and np.any(episode_start):
+            state = self.restart(state, np.atleast_1d(episode_start))
         actions, state = self.act(np.atleast_2d(flat), state)
         return (actions if flat.ndim == 2 else actions[0]), state
 
     @abc.abstractmethod
     def act(self, observation: NDArray[Any], state: State) -> tuple[Ints, State]:
-        """Return actions (n, 3) for observations (n, size), and the next state."""
+        """Return n actions for observations (n, size), and the next state."""
 
     def initial_state(self, seeds: Sequence[int]) -> State:
         """Return the state to begin n episodes with; None for a rule that keeps none."""
         return None
+
+    def restart(self, state: tuple[NDArray[Any], ...], begun: NDArray[np.bool_]) -> State:
+        """Forget the episode before where another one has begun.
+
+        Args:
+            state: arrays of n episodes.
+            begun: (n,) where one has begun.
+
+        Returns:
+            The state with what `initial_state` gives in those rows; random numbers (the parts of
+            type uint64, see `RandomState`) go on.
+        """
+        fresh = self.initial_state([0] * len(begun))
+        if fresh is None:
+            return state
+        rows = [np.reshape(begun, (-1, *[1] * (part.ndim - 1))) for part in state]
+        return tuple(
+            part if part.dtype == np.uint64 else np.where(row, new, part)
+            for part, new, row in zip(state, fresh, rows, strict=True)
+        )
+
+
+class LiveRuleAgent(RuleAgent):
+    """A rule for live environments, at the access level that it declares.
+
+    Attributes:
+        access: access level of the environments it plays.
+    """
+
+    family = "live"
+    access: ClassVar[str] = "bank"
+    layout: ObservationLayout
+
+    def __init__(self, env: Any) -> None:
+        """Fit the rule to an environment (single or vector, wrapped or not).
+
+        Raises:
+            AccessError: the environment's access level is not the rule's.
+            InvalidValueError: it is no live environment of the suite.
+        """
+        super().__init__(env)
+        if self.config.access != self.access:
+            raise AccessError(
+                f"{type(self).__name__} plays environments with access={self.access!r}; this one "
+                f"has access={self.config.access!r}."
+            )
 
     def action(self, n: int, *, recall: Any = 0, rank: Any = None, reserve: Any = UPDATE) -> Ints:
         """Put n actions together; `rank` is an index, None grants the largest rank."""
@@ -100,6 +146,18 @@ class RuleAgent(abc.ABC):
         return np.maximum(0, np.searchsorted(ranks, np.asarray(rank), side="right") - 1)
 
 
+def find_engine(env: Any) -> Any:
+    """Return the engine behind an environment of the suite.
+
+    Raises:
+        InvalidValueError: it is none.
+    """
+    engine = getattr(env.unwrapped, "engine", None)
+    if engine is None:
+        raise InvalidValueError(f"Expected an environment of the suite; {env} is none.")
+    return engine
+
+
 class RandomState:
     """Uniform numbers that depend on an episode's seed and step alone.
 
@@ -109,22 +167,18 @@ class RandomState:
     """
 
     @staticmethod
-    def start(seeds: Sequence[int]) -> State:
+    def start(seeds: Sequence[int]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return the state of n episodes before their first step."""
         return np.array(seeds, dtype=np.uint64), np.zeros(len(seeds), dtype=np.uint64)
 
     @staticmethod
     def draw(state: State, n: int, size: int) -> tuple[NDArray[np.float64], State]:
         """Return numbers (n, size) in [0, 1) and the next state."""
-        seeds, steps = RandomState.start(range(n)) if state is None else state  # type: ignore[misc]
-        numbers = np.empty((n, size))
-        for i, (seed, step) in enumerate(zip(seeds, steps, strict=True)):
-            key = np.array([seed, _AGENT_KEY], dtype=np.uint64)
-            counter = np.array([0, 0, 0, step], dtype=np.uint64)
-            rng = np.random.Generator(np.random.Philox(key=key, counter=counter))
-            numbers[i] = rng.random(size)
+        seeds, steps = RandomState.start(range(n)) if state is None else state[:2]
+        counters = steps[:, None] * np.uint64(size) + np.arange(size, dtype=np.uint64)
+        numbers = uniform(seeds[:, None] ^ _AGENT_KEY, counters)
         return numbers, (seeds, steps + np.uint64(1))
 
 
-_AGENT_KEY = 0x61676E74
+_AGENT_KEY = np.uint64(0x61676E74 << 32)
 """Sets an agent's random numbers apart from those of episodes with the same seed."""

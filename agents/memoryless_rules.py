@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nsr_gym.agents.base import Ints, RandomState, RuleAgent, State
+from nsr_gym.agents.base import Ints, LiveRuleAgent, RandomState, State
 from nsr_gym.agents.thresholds import loss_threshold
 from nsr_gym.envs.memory import DISCARD, UPDATE
 from nsr_gym.errors import InvalidValueError
 
 
-class GreedyAgent(RuleAgent):
+class GreedyAgent(LiveRuleAgent):
     """The whole rank to the newcomer: every switch overwrites everything."""
 
     access = "memoryless"
@@ -29,7 +29,7 @@ class GreedyAgent(RuleAgent):
         return self.action(len(observation)), state
 
 
-class UniformAgent(RuleAgent):
+class UniformAgent(LiveRuleAgent):
     """An equal share of the rank to each task: max(1, R // M)."""
 
     access = "memoryless"
@@ -40,7 +40,7 @@ class UniformAgent(RuleAgent):
         return self.action(len(observation), rank=self.rank_index(share)), state
 
 
-class LossProportionalAgent(RuleAgent):
+class LossProportionalAgent(LiveRuleAgent):
     """Rank in proportion to the active adapter's loss on the newcomer.
 
     The share of R is loss / (loss + log C), the scaled loss that is observed; of the grantable
@@ -57,7 +57,7 @@ class LossProportionalAgent(RuleAgent):
         return self.action(len(observation), rank=distance.argmin(axis=1)), state
 
 
-class RecencyAgent(RuleAgent):
+class RecencyAgent(LiveRuleAgent):
     """Half the rank to the newcomer, so that the two latest tasks share the subspace."""
 
     access = "memoryless"
@@ -68,7 +68,7 @@ class RecencyAgent(RuleAgent):
         return self.action(len(observation), rank=rank), state
 
 
-class RandomRankAgent(RuleAgent):
+class RandomRankAgent(LiveRuleAgent):
     """Any rank, uniformly."""
 
     access = "memoryless"
@@ -84,7 +84,7 @@ class RandomRankAgent(RuleAgent):
         return RandomState.start(seeds)
 
 
-class PinOneAgent(RuleAgent):
+class PinOneAgent(LiveRuleAgent):
     """Keep the first task for good; learn every other one in a scratch copy and revert.
 
     The optimum of reading B of the regret theorem under its assumptions (knowledge is held whole
@@ -128,7 +128,7 @@ class PinOneAgent(RuleAgent):
         ), state
 
 
-class FreshAgent(RuleAgent):
+class FreshAgent(LiveRuleAgent):
     """Start every visit afresh at full rank; nothing survives a switch."""
 
     access = "visit"

@@ -6,11 +6,19 @@ import importlib
 from typing import Any
 
 _EXPORTS = {
+    "BlindAllocationEnv": "blind_allocation",
+    "BlindAllocationVectorEnv": "blind_allocation",
     "CyclicDigitsEnv": "cyclic_digits",
     "CyclicDigitsVectorEnv": "cyclic_digits",
     "ContinualEnv": "custom",
     "ContinualVectorEnv": "custom",
     "EpisodeConfig": "config",
+    "PagingEnv": "paging",
+    "PagingVectorEnv": "paging",
+    "UntilRecoveredEnv": "until_recovered",
+    "UntilRecoveredVectorEnv": "until_recovered",
+    "VectorEnvMismatch": "checking",
+    "check_vector_env": "checking",
     "mask_parts": "single",
 }
 

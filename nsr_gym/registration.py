@@ -2,20 +2,88 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import gymnasium as gym
 
-ENVIRONMENTS: dict[str, tuple[str, str, str]] = {
-    "NSR/CyclicDigits-v0": (
-        "nsr_gym.envs.cyclic_digits:CyclicDigitsEnv",
-        "nsr_gym.envs.cyclic_digits:CyclicDigitsVectorEnv",
+
+@dataclass(frozen=True, kw_only=True)
+class EnvironmentSpec:
+    """What is known of an environment before it is built.
+
+    Attributes:
+        entry_point: of the single environment.
+        vector_entry_point: of the native vector environment.
+        family: which agents play it: `"live"`, `"allocation"` or `"paging"`.
+        summary: one line.
+        max_episode_steps: steps after which an episode is truncated; None for no limit.
+    """
+
+    entry_point: str
+    vector_entry_point: str
+    family: str
+    summary: str
+    max_episode_steps: int | None = None
+
+
+def _spec(name: str, family: str, summary: str, limit: int | None = None) -> EnvironmentSpec:
+    module, classes = name.split(":")
+    return EnvironmentSpec(
+        entry_point=f"nsr_gym.envs.{module}:{classes}Env",
+        vector_entry_point=f"nsr_gym.envs.{module}:{classes}VectorEnv",
+        family=family,
+        summary=summary,
+        max_episode_steps=limit,
+    )
+
+
+ENVIRONMENTS: dict[str, EnvironmentSpec] = {
+    "NSR/CyclicDigits-v0": _spec(
+        "cyclic_digits:CyclicDigits",
+        "live",
         "recurring tasks on real handwritten digits, adapters trained live",
     ),
+    "NSR/BlindAllocation-v0": _spec(
+        "blind_allocation:BlindAllocation",
+        "allocation",
+        "exact: the best allocation of a task that is not shown (reading A)",
+    ),
+    "NSR/Paging-v0": _spec(
+        "paging:Paging",
+        "paging",
+        "exact: what to hold where not everything can be held (reading B)",
+    ),
+    "NSR/UntilRecovered-v0": _spec(
+        "until_recovered:UntilRecovered",
+        "allocation",
+        "exact: a visit lasts until the right allocation was tried (reading C)",
+        10_000,
+    ),
 }
-"""Id -> entry point, entry point of the native vector environment, one line."""
+
+
+def environment_family(name: str) -> str:
+    """Return which agents play an environment, `"live"` where nothing else is known.
+
+    Args:
+        name: a registered id, `"module:id"` too; an id of one's own is of the family of the
+            environment class behind it.
+    """
+    registered = gym.registry.get(name.rpartition(":")[2])
+    entry_point = None if registered is None else registered.entry_point
+    for spec in ENVIRONMENTS.values():
+        if spec.entry_point == entry_point:
+            return spec.family
+    return "live"
 
 
 def register_environments() -> None:
     """Register every environment of the suite with Gymnasium; repeated calls do nothing."""
-    for name, (entry_point, vector_entry_point, _) in ENVIRONMENTS.items():
+    for name, spec in ENVIRONMENTS.items():
         if name not in gym.registry:
-            gym.register(id=name, entry_point=entry_point, vector_entry_point=vector_entry_point)
+            gym.register(
+                id=name,
+                entry_point=spec.entry_point,
+                vector_entry_point=spec.vector_entry_point,
+                max_episode_steps=spec.max_episode_steps,
+            )

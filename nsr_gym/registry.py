@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from nsr_gym.errors import InvalidValueError, unknown
 
 ACCESS = ("bank", "memoryless", "visit")
 """What a policy may use: the bank, an adapter of fixed rank, or nothing across a switch."""
+FAMILIES = ("live", "allocation", "paging")
+"""Kinds of environments, by what an action is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,43 +20,72 @@ class AgentSpec:
     """What is known of an agent before it is built.
 
     Attributes:
-        name: what `--agents` takes.
-        entry_point: `"module:Class"`; called with the environment it is to play.
-        access: the access level it is run with.
+        name: what `--agent` takes.
+        entry_point: `"module:callable"`; called with the environment that the agent is to play.
+        access: what it may use. In live environments the level that it is run with; in exact
+            ones whether it acts on the observation alone (`"memoryless"`), forgets at every
+            switch (`"visit"`) or remembers (`"bank"`).
         summary: one line.
-        observe_task_id: whether it has to be told the task.
+        plays: families of environments -> arguments that the agent sets there on top of what is
+            asked for, such as the feedback that it learns from; plain JSON.
     """
 
     name: str
     entry_point: str
     access: str
     summary: str
-    observe_task_id: bool = False
+    plays: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"live": {}})
+
+    def environment_arguments(self, family: str) -> dict[str, Any]:
+        """Return the arguments that the agent sets in environments of a family.
+
+        Raises:
+            InvalidValueError: the agent plays no environments of the family.
+        """
+        if family not in self.plays:
+            others = ", ".join(spec.name for spec in agent_specs(family))
+            raise InvalidValueError(
+                f"The agent {self.name!r} plays {' and '.join(self.plays)} environments, not "
+                f"{family} ones; those are played by {others}."
+            )
+        access = {"access": self.access} if family == "live" else {}
+        return access | dict(self.plays[family])
 
 
 _AGENTS: dict[str, AgentSpec] = {}
 
 
 def register_agent(
-    name: str, entry_point: str, *, access: str, summary: str, observe_task_id: bool = False
+    name: str,
+    entry_point: str,
+    *,
+    access: str,
+    summary: str,
+    plays: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
     """Make an agent known by name; the same registration may be repeated.
 
+    Args: as the attributes of `AgentSpec`.
+
     Raises:
         InvalidValueError: the name stands for another agent already, or the entry point is
-            not of the form `"module:Class"`.
-        UnknownNameError: an access level that does not exist.
+            not of the form `"module:callable"`.
+        UnknownNameError: an access level or a family that does not exist.
     """
     if access not in ACCESS:
         raise unknown("access level", access, ACCESS)
+    plays = {"live": {}} if plays is None else plays
+    for family in plays:
+        if family not in FAMILIES:
+            raise unknown("family of environments", family, FAMILIES)
     if entry_point.count(":") != 1:
-        raise InvalidValueError(f"Expected an entry point 'module:Class'; got {entry_point!r}.")
+        raise InvalidValueError(f"Expected an entry point 'module:callable'; got {entry_point!r}.")
     spec = AgentSpec(
         name=name,
         entry_point=entry_point,
         access=access,
         summary=summary,
-        observe_task_id=observe_task_id,
+        plays={family: dict(arguments) for family, arguments in plays.items()},
     )
     if _AGENTS.get(name, spec) != spec:
         raise InvalidValueError(
@@ -73,9 +105,9 @@ def agent_spec(name: str) -> AgentSpec:
     return _AGENTS[name]
 
 
-def agent_specs() -> list[AgentSpec]:
-    """Return every registered agent, in the order of registration."""
-    return list(_AGENTS.values())
+def agent_specs(family: str | None = None) -> list[AgentSpec]:
+    """Return every registered agent, or those of a family, in the order of registration."""
+    return [spec for spec in _AGENTS.values() if family is None or family in spec.plays]
 
 
 def make_agent(name: str, env: Any, **arguments: Any) -> Any:
@@ -83,7 +115,8 @@ def make_agent(name: str, env: Any, **arguments: Any) -> Any:
 
     Args:
         name: of the agent.
-        env: a (vector) environment of the suite, wrapped or not, of the agent's access level.
+        env: a (vector) environment of the suite, wrapped or not, of a family that the agent plays
+            (and of its access level where that is a live one).
         **arguments: of the agent's constructor, such as a threshold.
 
     Raises:
@@ -94,32 +127,61 @@ def make_agent(name: str, env: Any, **arguments: Any) -> Any:
     return getattr(importlib.import_module(module), name_in_module)(env, **arguments)
 
 
-_BUILTIN = (
-    ("similarity", "bank_rules:SimilarityAgent", "bank",
+_LIVE: dict[str, dict[str, Any]] = {"live": {}}
+_BOTH: dict[str, dict[str, Any]] = {"allocation": {}, "paging": {}}
+_LEARNS = {"allocation": {"feedback": "last-action+reward"}}
+
+# Name, entry point in `nsr_gym.agents`, access, families with arguments, one line.
+_BUILTIN: tuple[tuple[str, str, str, dict[str, dict[str, Any]], str], ...] = (
+    ("similarity", "bank_rules:SimilarityAgent", "bank", _LIVE,
      "recall the most similar entry above a threshold, at full rank"),
-    ("trial-loss", "bank_rules:TrialLossAgent", "bank",
+    ("trial-loss", "bank_rules:TrialLossAgent", "bank", _LIVE,
      "recall the entry with the lowest loss on a trial load"),
-    ("oracle", "bank_rules:OracleAgent", "bank",
+    ("oracle", "bank_rules:OracleAgent", "bank", {"live": {"observe_task_id": True}},
      "knows the task: recall its own entry (the history-aware reference)"),
-    ("random", "bank_rules:RandomAgent", "bank", "any legal action, uniformly"),
-    ("greedy", "memoryless_rules:GreedyAgent", "memoryless", "the whole rank to the newcomer"),
-    ("uniform", "memoryless_rules:UniformAgent", "memoryless", "R/M of the rank to each task"),
-    ("loss-proportional", "memoryless_rules:LossProportionalAgent", "memoryless",
+    ("random", "bank_rules:RandomAgent", "bank", _LIVE, "any legal action, uniformly"),
+    ("greedy", "memoryless_rules:GreedyAgent", "memoryless", _LIVE,
+     "the whole rank to the newcomer"),
+    ("uniform", "memoryless_rules:UniformAgent", "memoryless", _LIVE,
+     "R/M of the rank to each task"),
+    ("loss-proportional", "memoryless_rules:LossProportionalAgent", "memoryless", _LIVE,
      "rank in proportion to the newcomer's loss"),
-    ("recency", "memoryless_rules:RecencyAgent", "memoryless",
+    ("recency", "memoryless_rules:RecencyAgent", "memoryless", _LIVE,
      "half the rank to the newcomer, half to the task before"),
-    ("random-rank", "memoryless_rules:RandomRankAgent", "memoryless", "any rank, uniformly"),
-    ("pin-one", "memoryless_rules:PinOneAgent", "memoryless",
+    ("random-rank", "memoryless_rules:RandomRankAgent", "memoryless", _LIVE,
+     "any rank, uniformly"),
+    ("pin-one", "memoryless_rules:PinOneAgent", "memoryless", _LIVE,
      "keep the first task; learn the others in a scratch copy and revert"),
-    ("fresh", "memoryless_rules:FreshAgent", "visit",
+    ("fresh", "memoryless_rules:FreshAgent", "visit", _LIVE,
      "start every visit afresh at full rank; nothing survives"),
+    ("history-aware", "references:history_aware", "bank", _LEARNS | {"paging": {"bank": None}},
+     "learns a task in its first visits and recalls it on every return (the reference)"),
+    ("best-memoryless", "references:best_memoryless", "memoryless", _BOTH,
+     "the exact optimum: pi(a|o), or what to hold with the given capacity"),
+    ("pin", "references:pin", "memoryless", _BOTH,
+     "always the same allocation; hold the first tasks for good"),
+    ("uniform-random", "references:uniform_random", "memoryless", _BOTH,
+     "any allocation; evict anything, uniformly"),
+    ("elimination", "allocation_learners:EliminationAgent", "visit", _LEARNS,
+     "no allocation twice within a visit; forgets at the switch"),
+    ("last-action", "allocation_rules:LastActionAgent", "memoryless", _LEARNS,
+     "the successor of the last allocation after success, else the same again"),
+    ("clock", "allocation_rules:ClockAgent", "bank", {"allocation": {}},
+     "counts the visits modulo M: the best allocation for each count"),
+    ("ucb", "bandits:UCBAgent", "bank", _LEARNS, "UCB1, one bandit for each observation"),
+    ("thompson", "bandits:ThompsonAgent", "bank", _LEARNS,
+     "Thompson sampling, one bandit for each observation"),
+    ("linucb", "bandits:LinUCBAgent", "bank", _LEARNS,
+     "LinUCB, a contextual bandit on the observation"),
+    ("lru", "paging_rules:LRUAgent", "memoryless", {"paging": {}},
+     "evict what was used least recently"),
+    ("fifo", "paging_rules:FIFOAgent", "memoryless", {"paging": {}},
+     "evict what was stored first"),
+    ("lfu", "paging_rules:LFUAgent", "memoryless", {"paging": {}},
+     "evict what was used least often"),
 )  # fmt: skip
 
-for _name, _entry, _access, _summary in _BUILTIN:
+for _name, _entry, _access, _plays, _summary in _BUILTIN:
     register_agent(
-        _name,
-        f"nsr_gym.agents.{_entry}",
-        access=_access,
-        summary=_summary,
-        observe_task_id=_name == "oracle",
+        _name, f"nsr_gym.agents.{_entry}", access=_access, summary=_summary, plays=_plays
     )

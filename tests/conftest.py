@@ -13,12 +13,25 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import gymnasium as gym
 import pytest
 
-import nsr_gym  # noqa: F401
+from nsr_gym.registration import environment_family
 
 CYCLIC_DIGITS = "NSR/CyclicDigits-v0"
 
 TINY: dict[str, Any] = {"num_tasks": 3, "cycles": 2, "learning_steps": 2, "updates": 1}
 """An episode of six visits that takes a tenth of a second."""
+
+TINY_EXACT: dict[str, Any] = {"num_tasks": 3, "cycles": 2}
+"""Of the exact environments, which have no learning steps."""
+
+
+def tiny_arguments(env_id: str) -> dict[str, Any]:
+    """Return the arguments of a tiny episode of an environment."""
+    return dict(TINY if environment_family(env_id) == "live" else TINY_EXACT)
+
+
+@pytest.fixture(scope="session")
+def tiny_of() -> Callable[[str], dict[str, Any]]:
+    return tiny_arguments
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +45,7 @@ def make_env() -> Iterator[Callable[..., Any]]:
     made: list[Any] = []
 
     def make(env_id: str = CYCLIC_DIGITS, **arguments: Any) -> Any:
-        made.append(gym.make(env_id, **(TINY | arguments)).unwrapped)
+        made.append(gym.make(env_id, **(tiny_arguments(env_id) | arguments)).unwrapped)
         return made[-1]
 
     yield make
@@ -46,7 +59,8 @@ def make_vec() -> Iterator[Callable[..., Any]]:
     made: list[Any] = []
 
     def make(n: int, env_id: str = CYCLIC_DIGITS, **arguments: Any) -> Any:
-        made.append(gym.make_vec(env_id, n, vectorization_mode=None, **(TINY | arguments)))
+        chosen = tiny_arguments(env_id) | arguments
+        made.append(gym.make_vec(env_id, n, vectorization_mode=None, **chosen))
         return made[-1]
 
     yield make

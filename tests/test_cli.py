@@ -151,9 +151,9 @@ def test_a_comparison_without_the_reference_is_shown_all_the_same(
 def test_envs_and_agents_list_what_there_is(call: Call) -> None:
     listed = call("envs")
     assert listed.status == 0
-    for env_id, (_, _, text) in ENVIRONMENTS.items():
+    for env_id, environment in ENVIRONMENTS.items():
         assert env_id in listed.text
-        assert text in listed.text
+        assert environment.summary in listed.text
     listed = call("agents")
     assert listed.status == 0
     for spec in agent_specs():

@@ -23,6 +23,7 @@ import pandas as pd
 
 from nsr_gym.errors import FileFormatError, InvalidValueError, StateError, unknown
 from nsr_gym.evaluation.cells import VISITS, Cell, ResultFolder, read_parquet, write_parquet
+from nsr_gym.registration import environment_family
 from nsr_gym.registry import agent_spec
 
 _PACKAGES = ("nsr-gym", "gymnasium", "torch", "numpy", "pandas", "scikit-learn")
@@ -53,12 +54,11 @@ class Comparison:
 
         Raises:
             UnknownNameError: an environment or agent that does not exist.
-            InvalidValueError: nothing to compare, repeated or negative seeds.
+            InvalidValueError: nothing to compare, repeated or negative seeds, or an agent that
+                plays none of the environments.
         """
         for name in self.environments:
             check_environment(name)
-        for name in self.agents:
-            agent_spec(name)
         for name in self.agent_arguments:
             if name not in self.agents:
                 raise unknown("agent of this comparison", name, self.agents)
@@ -68,6 +68,11 @@ class Comparison:
                 raise InvalidValueError(
                     f"Expected at least one of {what}, each once; got {list(values)}."
                 )
+        families = {environment_family(name) for name in self.environments}
+        for name in self.agents:
+            spec = agent_spec(name)
+            if not families & set(spec.plays):
+                spec.environment_arguments(min(families))
         if min(self.seeds) < 0 or self.block < 1:
             raise InvalidValueError(
                 "Expected seeds that are not negative and a block of at least 1; got "
@@ -79,7 +84,10 @@ class Comparison:
             )
 
     def cells(self) -> list[Cell]:
-        """Return the units of work, in the order of the table."""
+        """Return the units of work, in the order of the table.
+
+        An agent that does not play one of the environments is left out there.
+        """
         return [
             Cell(
                 environment=environment,
@@ -91,6 +99,7 @@ class Comparison:
             )
             for environment in self.environments
             for agent in self.agents
+            if environment_family(environment) in agent_spec(agent).plays
             for first in range(0, len(self.seeds), self.block)
         ]
 

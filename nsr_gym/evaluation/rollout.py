@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 
 from nsr_gym.errors import InvalidValueError
+from nsr_gym.evaluation.exact_rollout import play_exact
+from nsr_gym.registration import environment_family
 from nsr_gym.registry import agent_spec, make_agent
 
 _INFO_COLUMNS = (
@@ -34,7 +36,8 @@ def play(
 
     Args:
         environment: an id of the suite.
-        agent: a registered name; it is run at its own access level.
+        agent: a registered name; it is run with the environment arguments that it sets itself
+            (its access level in live environments).
         seeds: one episode each. Every agent sees the same streams and the same random numbers
             for the same seed.
         arguments: of the environment; `split` is `"test"` where they do not say.
@@ -42,28 +45,30 @@ def play(
         progress: called with the number of visits made since the last call.
 
     Returns:
-        The long table, see DESIGN section 6; `retention` is the accuracy on every task of the
-        stream after the visit, of the model as the agent would use it.
+        The long table, see DESIGN section 6. Live environments: `retention` is the accuracy on
+        every task of the stream after the visit, of the model as the agent would use it. Exact
+        ones: `reward` and `oracle_reward` are sums over the visit's `steps`, `wrong` counts those
+        that were not right (or the miss), and `finished` is False for a visit that a limit of
+        steps cut off.
 
     Raises:
         UnknownNameError: no such agent or argument.
-        InvalidValueError: no seeds, or an argument out of range.
+        InvalidValueError: no seeds, an argument out of range, or an agent that does not play
+            this environment.
     """
     if len(seeds) == 0:
         raise InvalidValueError("Expected at least one seed; got none.")
-    spec = agent_spec(agent)
+    spec, family = agent_spec(agent), environment_family(environment)
     if "access" in (arguments or {}):
         raise InvalidValueError("The agent sets the access level; leave access out.")
-    chosen = {"split": "test"} | (arguments or {}) | {"access": spec.access}
-    if spec.observe_task_id:
-        chosen["observe_task_id"] = True
+    chosen = {"split": "test"} | (arguments or {}) | spec.environment_arguments(family)
     env: Any = gym.make_vec(environment, num_envs=len(seeds), vectorization_mode=None, **chosen)
     try:
         player = make_agent(agent, env, **(agent_arguments or {}))
-        frames = _episode(env, player, [int(seed) for seed in seeds], progress)
+        episode = _episode if family == "live" else play_exact
+        table = episode(env, player, [int(seed) for seed in seeds], progress)
     finally:
         env.close()
-    table = pd.concat(frames, ignore_index=True)
     engine_config = env.unwrapped.engine.config
     table.insert(0, "environment", environment)
     table.insert(1, "agent", agent)
@@ -75,7 +80,7 @@ def play(
 
 def _episode(
     env: Any, player: Any, seeds: list[int], progress: Callable[[int], None] | None
-) -> list[pd.DataFrame]:
+) -> pd.DataFrame:
     engine, n = env.unwrapped.engine, len(seeds)
     rows = np.arange(n)
     observation, _ = env.reset(seed=seeds)
@@ -105,7 +110,7 @@ def _episode(
         frames.append(frame)
         if progress is not None:
             progress(n)
-    return frames
+    return pd.concat(frames, ignore_index=True)
 
 
 def _chooser(

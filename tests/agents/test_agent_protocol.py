@@ -16,12 +16,11 @@ from nsr_gym.errors import AccessError, InvalidValueError, NsrGymError, UnknownN
 
 Make = Callable[..., Any]
 
-NAMES = [spec.name for spec in agent_specs()]
+NAMES = [spec.name for spec in agent_specs("live")]
 
 
 def arguments(name: str) -> dict[str, Any]:
-    spec = agent_spec(name)
-    return {"access": spec.access, "observe_task_id": spec.observe_task_id}
+    return agent_spec(name).environment_arguments("live")
 
 
 def test_the_suite_s_agents_are_there() -> None:
@@ -33,7 +32,8 @@ def test_the_suite_s_agents_are_there() -> None:
     assert access["similarity"] == access["oracle"] == access["random"] == "bank"
     assert access["greedy"] == access["pin-one"] == access["uniform"] == "memoryless"
     assert access["fresh"] == "visit"
-    assert [spec.name for spec in agent_specs() if spec.observe_task_id] == ["oracle"]
+    told = [s.name for s in agent_specs("live") if s.plays["live"].get("observe_task_id")]
+    assert told == ["oracle"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -151,7 +151,7 @@ def test_an_agent_refuses_an_environment_of_another_access_level(
     name: str, access: str, make_env: Make
 ) -> None:
     spec = agent_spec(name)
-    env = make_env(access=access, observe_task_id=spec.observe_task_id)
+    env = make_env(**arguments(name) | {"access": access})
     if access == spec.access:
         make_agent(name, env)
         return
@@ -217,7 +217,7 @@ class TestRegistration:
             {"entry_point": "a.b:D"},
             {"access": "visit"},
             {"summary": "other"},
-            {"observe_task_id": True},
+            {"plays": {"live": {"observe_task_id": True}}},
         ],
         ids=str,
     )
@@ -229,8 +229,8 @@ class TestRegistration:
         assert agent_spec("mine").entry_point == "a.b:C"
 
     @pytest.mark.parametrize("entry_point", ["", "module", "a:b:c"])
-    def test_an_entry_point_names_module_and_class(self, entry_point: str) -> None:
-        with pytest.raises(InvalidValueError, match="module:Class"):
+    def test_an_entry_point_names_module_and_callable(self, entry_point: str) -> None:
+        with pytest.raises(InvalidValueError, match="module:callable"):
             register_agent("mine", entry_point, access="bank", summary="mine")
 
     def test_an_access_level_that_does_not_exist_is_refused(self) -> None:

@@ -14,7 +14,7 @@ from nsr_gym.evaluation.rollout import play
 from nsr_gym.metrics.episodes import check_columns
 
 ENV = "NSR/CyclicDigits-v0"
-NAMES = [spec.name for spec in agent_specs()]
+NAMES = [spec.name for spec in agent_specs("live")]
 M, VISITS, STEPS = 3, 6, 2
 SEEDS = (3, 0)
 
@@ -137,7 +137,7 @@ def test_pin_one_keeps_what_it_retains(tables: dict[str, pd.DataFrame]) -> None:
 
 
 def test_agents_run_at_their_own_access_level(tables: dict[str, pd.DataFrame]) -> None:
-    for spec in agent_specs():
+    for spec in agent_specs("live"):
         assert set(tables[spec.name]["access"]) == {spec.access}
         if spec.access != "bank":
             assert (tables[spec.name]["entries"] == 0).all()

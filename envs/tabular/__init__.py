@@ -1,0 +1,1 @@
+"""Exact environments: small tables instead of training, NumPy only."""
