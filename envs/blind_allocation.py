@@ -58,7 +58,7 @@ class BlindAllocationEnv(EngineEnv):
 
     ## Information
 
-    Flat, on every step and with the same keys at a reset (where no step has been made yet): `visit`,
+    Flat, on every step and with the same keys at a reset (where none has been made yet): `visit`,
     `cycle`, `task`, `is_return`, `tries` (steps of the visit so far), `correct`, `projected`
     (never), `oracle_reward` (of the step), `regret` (sum of the oracle's rewards less sum of
     rewards), `split`, `instance`, `action_mask`.
@@ -76,7 +76,7 @@ class BlindAllocationEnv(EngineEnv):
     | `rewards` | `"equal"` | a wrong allocation loses `gap`; `"random"`: `gap` to twice that; |
     | | | `"compromise"`: one more allocation loses `gap`/10 on every task; or a table, M rows |
     | `gap` | 0.5 | Delta |
-    | `obs` | `"blind"` | or `"classes:n"`, `"channel:q"`, `"full"`, or a table O(o given m), M rows |
+    | `obs` | `"blind"` | or `"classes:n"`, `"channel:q"`, `"full"`, or O(o given m) as M rows |
     | `order` | `"fixed"` | or `"reshuffled"` in every cycle, or `"iid"` |
     | `feedback` | `"none"` | or `"last-reward"`, `"last-action+reward"` |
     | `clock` | 0 | period of the observed clock; 0 for none |

@@ -70,7 +70,7 @@ class PagingEnv(EngineEnv):
 
     ## Information
 
-    Flat, on every step and with the same keys at a reset (where no visit has been made yet): `visit`,
+    Flat, on every step and with the same keys at a reset (where none has been made yet): `visit`,
     `cycle`, `task`, `is_return`, `hit` (started from the task's own solution), `projected`,
     `oracle_reward` (of a policy that holds everything it has seen, without error), `regret` (sum
     of the oracle's rewards less sum of rewards), `entries`, `split`, `instance`, `action_mask`.
@@ -87,9 +87,10 @@ class PagingEnv(EngineEnv):
     | `bank` | 0 | K; None for M |
     | `delta` | 1.0 | Delta_switch |
     | `costs` | `"equal"` | every task costs delta; `"random"`: delta to twice delta |
-    | `forced` | False | whether the result has to be stored (rank 0 is projected to R) |
+    | `forced` | False | whether the result has to be stored (rank 0 is projected to 1) |
     | `recall_error` | 0.0 | eps, the cost of starting from an entry of the Bank |
-    | `residual` | (1, 0) | share of delta left to pay at rank 0, 1, ..., R: from 1, falling, to 0 |
+    | `residual` | (1, 0) | share of delta left to pay at rank 0, ..., R: falls from 1 to 0; |
+    | | | more than two only without `forced` and `recall_error` |
     | `transfer` | 0.0 | what another task's solution saves, a number in [0, 1) or M rows |
     | `similarity_noise` | 0.0 | half-width of the uniform noise on similarities |
     | `order` | `"fixed"` | or `"reshuffled"` in every cycle, or `"iid"` |
@@ -107,8 +108,8 @@ class PagingEnv(EngineEnv):
 
     `oracle_reward` is that of an unbounded Bank without error. `nsr_gym.regret.solve_paging` gives
     the exact optimum of a capacity with its certificate, `best-memoryless` plays it; `pin`, `lru`,
-    `fifo`, `lfu` and `uniform-random` differ in what they evict; `history-aware` is given a Bank for
-    all tasks. `nsr-gym regret NSR/Paging-v0` shows where each lies.
+    `fifo`, `lfu` and `uniform-random` differ in what they evict; `history-aware` has a Bank for all
+    tasks. `nsr-gym regret NSR/Paging-v0` shows where each lies.
 
     ## Cost
 

@@ -56,7 +56,7 @@ class UntilRecoveredEnv(EngineEnv):
 
     ## Information
 
-    Flat, on every step and with the same keys at a reset (where no step has been made yet): `visit`,
+    Flat, on every step and with the same keys at a reset (where none has been made yet): `visit`,
     `cycle`, `task`, `is_return`, `tries` (steps of the visit so far), `correct`, `projected`
     (never), `oracle_reward` (0), `regret` (cost of all wrong tries so far), `split`, `instance`,
     `action_mask`.
@@ -71,7 +71,7 @@ class UntilRecoveredEnv(EngineEnv):
     | `num_allocations` | None | A; None for M |
     | `cycles` | 5 | C |
     | `delta` | 1.0 | Delta_switch, the cost of a wrong try |
-    | `obs` | `"blind"` | or `"classes:n"`, `"channel:q"`, `"full"`, or a table O(o given m), M rows |
+    | `obs` | `"blind"` | or `"classes:n"`, `"channel:q"`, `"full"`, or O(o given m) as M rows |
     | `redraw` | False | draw the symbol again at every try, instead of once for each visit |
     | `order` | `"fixed"` | or `"reshuffled"` in every cycle, or `"iid"` |
     | `feedback` | `"none"` | or `"last-reward"`, `"last-action+reward"` |

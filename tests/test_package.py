@@ -53,11 +53,21 @@ def test_making_an_environment_does_not_load_the_trainers() -> None:
     assert not found & {"stable_baselines3", "torchvision", "matplotlib"}
 
 
+@pytest.mark.parametrize("name", ["BlindAllocation", "Paging", "UntilRecovered"])
+def test_exact_environments_need_numpy_only(name: str) -> None:
+    code = (
+        "import nsr_gym, gymnasium\n"
+        f"env = gymnasium.make_vec('NSR/{name}-v0', 2)\n"
+        "env.reset(seed=0); env.step(env.action_space.sample())"
+    )
+    assert not loaded_by(code) & {"torch", "scipy", "pandas", "sklearn", *HEAVY}
+
+
 def test_the_version_is_that_of_the_installed_package() -> None:
     assert nsr_gym.__version__ == metadata.version("nsr-gym")
 
 
-@pytest.mark.parametrize("name", ["nsr_gym", "nsr_gym.envs", "nsr_gym.agents"])
+@pytest.mark.parametrize("name", ["nsr_gym", "nsr_gym.envs", "nsr_gym.agents", "nsr_gym.regret"])
 def test_everything_announced_is_there(name: str) -> None:
     module = __import__(name, fromlist=["__all__"])
     assert module.__all__

@@ -115,7 +115,8 @@ class AllocationEngine:
         """Return the present visit as text, or what every visit lost as a picture."""
         config, done = self.config, int(self._visit[row])
         regret = f"regret {self._regret[row]:g}"
-        head = f"{config.split} instance {self.streams.instance[row]}, {done}/{config.num_visits} visits"
+        head = f"{config.split} instance {self.streams.instance[row]}, "
+        head += f"{done}/{config.num_visits} visits"
         if mode == "rgb_array":
             return draw_grid(
                 self.streams.order(row),

@@ -144,6 +144,14 @@ class PagingProblem:
         object.__setattr__(self, "delta", _delta(self.delta, self.num_tasks))
         object.__setattr__(self, "residual", _residual(self.residual))
         object.__setattr__(self, "transfer", _transfer(self.transfer, self.num_tasks))
+        if self.max_rank > 1 and (self.forced or self.recall_error > 0):
+            # Storing can be evaded where no unit of rank is free, and the Bank where places of
+            # the slots are left over.
+            raise InvalidValueError(
+                "Expected forced storing and recall_error to come with whole solutions, residual "
+                f"(1, 0); got residual {self.residual}, forced {self.forced}, recall_error "
+                f"{self.recall_error}. Leave one of them out."
+            )
 
     @property
     def delta_switch(self) -> float:
@@ -222,24 +230,25 @@ def observation_kernel(obs: str, num_tasks: int) -> Floats:
     return np.full((num_tasks, num_tasks), others) + (value - others) * np.eye(num_tasks)
 
 
-def with_clock(kernel: Floats, period: int) -> Floats:
+def with_clock(kernel: Floats, period: int, cycles: int | None = None) -> Floats:
     """Add to an observation what visit it is, modulo a period, for tasks in a fixed order.
 
-    Task m comes at the visits m, m + M, ...; seen over many cycles, its clock shows each of the
+    Task m comes at the visits m, m + M, ... Over many cycles its clock shows each of the
     p / gcd(p, M) values that leave the remainder m modulo gcd(p, M) equally often.
 
     Args:
         kernel: (M, O).
         period: p >= 1.
+        cycles: C, for the exact shares within C cycles; None for those of the long run.
 
     Returns:
         (M, O p), the pair (o, clock) at column o p + clock.
     """
     m = len(kernel)
-    common = int(np.gcd(period, m))
-    clock = (np.arange(m)[:, None] % common == np.arange(period)[None, :] % common) * (
-        common / period
-    )
+    # The pattern repeats after p / gcd(p, M) cycles.
+    counted = period // int(np.gcd(period, m)) if cycles is None else cycles
+    visits = np.arange(m)[:, None] + m * np.arange(counted)
+    clock = np.stack([(visits % period == shown).mean(axis=1) for shown in range(period)], axis=1)
     return np.asarray((kernel[:, :, None] * clock[:, None, :]).reshape(m, -1))
 
 

@@ -23,7 +23,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "paging, all that can be drawn": (
         "NSR/Paging-v0",
         {"slots": 1, "bank": 2, "order": "reshuffled", "instance": None, "costs": "random",
-         "similarity_noise": 0.8, "transfer": 0.3, "recall_error": 0.1,
+         "similarity_noise": 0.8, "transfer": 0.3,
          "residual": [1.0, 0.3, 0.0]},
     ),
     "paging, forced, dict": (

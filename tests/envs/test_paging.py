@@ -135,10 +135,17 @@ def test_the_engine_and_the_solver_s_own_account_agree_on_every_plan(data: Any) 
     m, slots, bank = (data.draw(st.integers(low, 3)) for low in (1, 1, 0))
     arguments = {
         "num_tasks": m, "cycles": 3, "slots": slots, "bank": bank, "costs": "random",
-        "recall_error": data.draw(st.sampled_from([0.0, 0.3])),
-        "residual": data.draw(st.sampled_from([[1.0, 0.0], [1.0, 0.5, 0.0]])),
         "transfer": data.draw(st.sampled_from([0.0, 0.4])),
-        "forced": data.draw(st.booleans()),
+        **data.draw(
+            st.sampled_from(
+                [
+                    {},
+                    {"recall_error": 0.3},
+                    {"forced": True},
+                    {"residual": [1.0, 0.5, 0.0]},
+                ]
+            )
+        ),
     }  # fmt: skip
     env = gym.make(ENV, **arguments).unwrapped
     sizes = env.action_space.nvec.tolist()
@@ -159,6 +166,8 @@ def test_the_engine_and_the_solver_s_own_account_agree_on_every_plan(data: Any) 
         ({"residual": [0.5, 0.0]}, "residual"),
         ({"residual": [1.0, 0.2, 0.4, 0.0]}, "residual"),
         ({"residual": 3}, "residual"),
+        ({"residual": [1.0, 0.5, 0.0], "forced": True}, "whole solutions"),
+        ({"residual": [1.0, 0.5, 0.0], "recall_error": 0.1}, "whole solutions"),
         ({"transfer": 1.0}, "transfer"),
         ({"transfer": [[0.0, 0.1]]}, "transfer"),
         ({"similarity_noise": -1}, "similarity_noise"),

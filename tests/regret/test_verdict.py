@@ -1,0 +1,203 @@
+"""The verdict gives a bound where the assumptions hold, and the reason where they do not."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nsr_gym.errors import InvalidValueError
+from nsr_gym.evaluation.rollout import play
+from nsr_gym.regret.verdict import Verdict, judge, judge_table
+
+BLIND, PAGING, RECOVERED = (
+    f"NSR/{name}-v0" for name in ("BlindAllocation", "Paging", "UntilRecovered")
+)
+
+
+def failing(verdict: Verdict) -> set[str]:
+    return {a.name for a in verdict.assumptions if a.holds is False}
+
+
+@pytest.mark.parametrize(
+    ("env_id", "theorem", "bound", "ratio"),
+    [(BLIND, 225, 225, 1.0), (PAGING, 90, 81, 0.9), (RECOVERED, 450, 450, 1.0)],
+)
+def test_each_reading_has_its_bound_and_the_best_policy_attains_it(
+    env_id: str, theorem: float, bound: float, ratio: float
+) -> None:
+    verdict = judge(env_id, {})
+    assert verdict.applies
+    assert not verdict.why
+    assert verdict.theorem == pytest.approx(theorem)
+    assert verdict.bound == pytest.approx(bound)
+    assert verdict.optimum == pytest.approx(bound)
+    assert verdict.expected_ratio == pytest.approx(ratio)
+    assert not failing(verdict)
+    assert verdict.certificate is not None
+    verdict.certificate.verify(1e-6)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "arguments", "why", "assumption"),
+    [
+        (BLIND, {"obs": "full"}, "observation tells", "the observation does not tell the task"),
+        (BLIND, {"clock": 10}, "observation tells", "no clock"),
+        (BLIND, {"feedback": "last-reward"}, "memory", "the policy does not see its own past"),
+        (BLIND, {"feedback": "last-action+reward"}, "memory",
+         "the policy does not see its own past"),
+        (RECOVERED, {"obs": "full"}, "observation tells", "the observation does not tell the task"),
+        (RECOVERED, {"clock": 10}, "observation tells", "no clock"),
+        (RECOVERED, {"feedback": "last-action+reward"}, "memory",
+         "the policy does not see its own past"),
+        (PAGING, {"slots": 10}, "not scarce", "capacity is scarce"),
+        (PAGING, {"bank": 9}, "not scarce", "capacity is scarce"),
+        (PAGING, {"cycles": 1}, "one cycle", "tasks return"),
+        (PAGING, {"order": "iid", "slots": 5}, "drawn anew", "every task comes once in each cycle"),
+        (PAGING, {"residual": [1.0, 0.3, 0.1, 0.0]}, "divisible",
+         "a solution is held whole or not at all"),
+    ],
+)  # fmt: skip
+def test_where_the_theorem_fails_no_bound_is_given_and_the_reason_is(
+    env_id: str, arguments: dict[str, Any], why: str, assumption: str
+) -> None:
+    verdict = judge(env_id, arguments)
+    assert verdict.bound is None
+    assert not verdict.applies
+    assert verdict.formula == ""
+    assert why in verdict.why
+    assert assumption in failing(verdict)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "per_cycle"),
+    [
+        ({"obs": "classes:2"}, 4.0),
+        ({"obs": "channel:0.5"}, 2.5),
+        ({"clock": 4}, 4.0),
+        ({"clock": 5}, 2.5),
+        ({"obs": "classes:5", "clock": 2}, None),
+    ],
+)
+def test_a_weaker_bound_replaces_the_theorem_s_number_and_says_so(
+    arguments: dict[str, Any], per_cycle: float | None
+) -> None:
+    verdict = judge(BLIND, {"cycles": 20} | arguments)
+    assert verdict.bound is not None
+    assert verdict.bound < verdict.theorem == pytest.approx(90)
+    assert "is too much here" in verdict.why
+    if per_cycle is not None:
+        assert verdict.bound == pytest.approx(20 * per_cycle)
+
+
+def test_the_gap_across_tasks_would_make_the_theorem_false() -> None:
+    verdict = judge(BLIND, {"rewards": "compromise"})
+    assert verdict.bound == pytest.approx(22.5)
+    assert verdict.optimum == pytest.approx(25.0)
+    assert any("minimum over all wrong allocations" in note for note in verdict.notes)
+
+
+def test_duplicates_replace_m_minus_one() -> None:
+    table = [[1.0, 0.5, 0.5], [1.0, 0.5, 0.5], [0.5, 1.0, 0.5], [0.5, 0.5, 1.0]]
+    verdict = judge(BLIND, {"num_tasks": 4, "cycles": 10, "rewards": table})
+    assert verdict.bound == verdict.optimum == pytest.approx(10 * 2 * 0.5)
+    assert "no two tasks share an optimal allocation" in failing(verdict)
+
+
+@pytest.mark.parametrize(("error", "holds"), [(0.89, True), (0.9, False), (1.2, False)])
+def test_the_condition_on_the_recall_error_is_one_minus_one_over_m(
+    error: float, holds: bool
+) -> None:
+    arguments = {"recall_error": error, "num_tasks": 10}
+    stated = {a.name: a.holds for a in judge(PAGING, arguments).assumptions}
+    assert stated["recall is cheaper than relearning"] == holds
+    # The sign of the comparison itself, played: a Bank of all tasks against one pinned task.
+    totals = {
+        agent: play(PAGING, agent, [0], arguments=arguments)["reward"].sum()
+        for agent in ("history-aware", "pin")
+    }
+    # Equal at the limit itself.
+    assert (totals["history-aware"] > totals["pin"] + 1e-9) == holds
+
+
+def test_forced_storing_has_the_bound_and_a_larger_optimum() -> None:
+    for slots, misses in ((2, 16), (3, 12), (4, 8)):
+        arguments = {"num_tasks": 5, "cycles": 4, "slots": slots, "forced": True}
+        verdict = judge(PAGING, arguments)
+        assert verdict.optimum == pytest.approx(misses - 5)
+        assert verdict.bound == pytest.approx(3 * (5 - slots))
+
+
+def test_drawn_tasks_have_an_exact_optimum_that_lru_attains() -> None:
+    arguments = {"num_tasks": 6, "cycles": 10, "slots": 2, "order": "iid"}
+    verdict = judge(PAGING, arguments)
+    assert verdict.optimum is not None
+    for agent in ("lru", "pin"):
+        table = play(PAGING, agent, range(2_000), arguments=arguments)
+        regret = (table["oracle_reward"] - table["reward"]).groupby(table["seed"]).sum()
+        assert abs(regret.mean() - verdict.optimum) < 3 * regret.std() / np.sqrt(2_000)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_no_bound_exceeds_the_optimum_of_its_class(data: Any) -> None:
+    m = data.draw(st.integers(2, 5))
+    common = {
+        "num_tasks": m,
+        "cycles": data.draw(st.integers(1, 4)),
+        "instance": data.draw(st.integers(0, 20)),
+    }
+    blind = {
+        "obs": data.draw(st.sampled_from(["blind", "classes:2", "channel:0.7", "full"])),
+        "clock": data.draw(st.integers(0, 4)),
+        "order": data.draw(st.sampled_from(["fixed", "reshuffled", "iid"])),
+    }
+    paging = {
+        "slots": data.draw(st.integers(1, 3)),
+        "costs": data.draw(st.sampled_from(["equal", "random"])),
+        "transfer": data.draw(st.sampled_from([0.0, 0.3])),
+        "forced": data.draw(st.booleans()),
+        "recall_error": data.draw(st.sampled_from([0.0, 0.2])),
+        "bank": data.draw(st.integers(0, 1)),
+    }
+    rewards = data.draw(st.sampled_from(["equal", "random", "compromise"]))
+    for verdict in (
+        judge(BLIND, common | blind | {"rewards": rewards}),
+        judge(RECOVERED, common | blind | {"redraw": data.draw(st.booleans())}),
+        judge(PAGING, common | paging),
+    ):
+        if verdict.bound is not None:
+            assert verdict.optimum is not None
+            assert verdict.bound <= verdict.optimum * (1 + 1e-6) + 1e-9
+        assert (verdict.bound is None) == (verdict.formula == "")
+        json.dumps(verdict.as_dict())
+
+
+def test_a_live_environment_is_judged_by_what_was_measured(tiny: dict[str, Any]) -> None:
+    arguments = tiny | {"cycles": 3, "learning_steps": 6, "updates": 2}
+    table = pd.concat(
+        [
+            play("NSR/CyclicDigits-v0", agent, [0, 1, 2], arguments=arguments)
+            for agent in ("oracle", "similarity", "pin-one", "fresh")
+        ]
+    )
+    verdict = judge_table(table, "NSR/CyclicDigits-v0", arguments)
+    assert verdict.reading == "B"
+    assert verdict.bound == pytest.approx(verdict.theorem * 2 / 3)
+    stated = {a.name: a for a in verdict.assumptions}
+    assert stated["every task comes once in each cycle"].holds
+    assert stated["lacking a task's knowledge costs something"].holds
+    assert "pin-one" in stated["nothing but one adapter survives without a bank"].detail
+    once = judge_table(table[table["cycle"] == 0], "NSR/CyclicDigits-v0", arguments)
+    assert once.bound is None
+    assert "No task returns" in once.why
+
+
+def test_a_live_environment_is_not_judged_without_results(tiny: dict[str, Any]) -> None:
+    with pytest.raises(InvalidValueError, match="nsr-gym compare"):
+        judge("NSR/CyclicDigits-v0", tiny)
