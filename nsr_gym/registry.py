@@ -166,7 +166,7 @@ _BUILTIN: tuple[tuple[str, str, str, dict[str, dict[str, Any]], str], ...] = (
      "no allocation twice within a visit; forgets at the switch"),
     ("last-action", "allocation_rules:LastActionAgent", "memoryless", _LEARNS,
      "the successor of the last allocation after success, else the same again"),
-    ("clock", "allocation_rules:ClockAgent", "bank", {"allocation": {}},
+    ("clock", "allocation_rules:ClockAgent", "bank", _LEARNS,
      "counts the visits modulo M: the best allocation for each count"),
     ("ucb", "bandits:UCBAgent", "bank", _LEARNS, "UCB1, one bandit for each observation"),
     ("thompson", "bandits:ThompsonAgent", "bank", _LEARNS,
