@@ -1,4 +1,4 @@
-"""Regret: exact optima and bounds of three readings of the theorem, and regret that was measured."""
+"""Regret: exact optima and bounds in three readings of the theorem, and measured regret."""
 
 from __future__ import annotations
 

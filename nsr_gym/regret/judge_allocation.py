@@ -171,10 +171,12 @@ def _judge_recovery(
     if gaps.duplicates == 0 and a == m:
         expected["elimination"] = visits * delta * (m - 1) / 2
     if blind and config.order == "fixed":
-        expected["history-aware"] = delta * m * (m - 1) / 4
+        drawn = config.instance is None
+        expected["history-aware"] = delta * (m * (m - 1) / 4 if drawn else _first_tries(problem))
         notes.append(
             f"Relative to a policy that eliminates within the first cycle and recalls after it the "
-            f"expected ratio to T(M-1)Delta_switch is 1 - 1/(4C) = {1 - 1 / (4 * c):.4f}."
+            f"expected ratio to T(M-1)Delta_switch is 1 - 1/(4C) = {1 - 1 / (4 * c):.4f}, on "
+            "average over instances."
         )
     holds = not remembers and optimum is not None and optimum > _TINY * max(1.0, theorem)
     return Verdict(
@@ -267,6 +269,14 @@ def _learning_cost(problem: AllocationProblem, config: Any, gaps: Gaps) -> float
         return None
     tries = np.minimum(config.cycles * config.visit_steps, np.arange(problem.num_allocations))
     return float(problem.num_tasks * tries.mean() * gaps.delta)
+
+
+def _first_tries(problem: AllocationProblem) -> int:
+    """Wrong tries of a first cycle in ascending order without allocations already taken."""
+    right = problem.optimal.argmax(axis=1)
+    return sum(
+        int(allocation - (right[:task] < allocation).sum()) for task, allocation in enumerate(right)
+    )
 
 
 def _constant(kernel: Floats, period: int) -> bool:

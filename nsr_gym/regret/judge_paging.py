@@ -35,12 +35,13 @@ def judge_paging(environment: str, problem: PagingProblem, config: Any) -> Verdi
     expected: dict[str, float] = {}
     if optimum is not None:
         expected["best-memoryless"] = optimum
+    told = config.similarity_noise <= 0.5
     plain = problem.plain and not problem.forced and bool(np.ptp(problem.delta) <= _TINY)
-    if plain and config.similarity_noise <= 0.5:
+    if plain and told:
         expected["pin"] = form if config.order != "iid" else _iid_regret(problem, c)
         if config.order == "fixed" and missed:
             expected |= dict.fromkeys(("lru", "fifo"), (c - 1) * m * delta)
-    if config.order != "iid" and not np.any(_others(problem)):
+    if told and config.order != "iid" and not np.any(_others(problem)):
         expected["history-aware"] = (c - 1) * m * problem.recall_error
     if held < m and c > 1 and config.order != "iid":
         notes.append(

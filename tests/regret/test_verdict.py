@@ -125,6 +125,22 @@ def test_the_condition_on_the_recall_error_is_one_minus_one_over_m(
     assert (totals["history-aware"] > totals["pin"] + 1e-9) == holds
 
 
+@pytest.mark.parametrize("instance", [0, 1, 7])
+def test_the_expected_regret_of_deterministic_agents_is_what_they_play(instance: int) -> None:
+    for env_id in (BLIND, PAGING, RECOVERED):
+        arguments = {"instance": instance, "num_tasks": 6, "cycles": 4}
+        expected = judge(env_id, {"split": "test"} | arguments).expected
+        for agent in set(expected) - {"uniform-random"}:
+            if not np.isfinite(expected[agent]) or (env_id, agent) == (
+                RECOVERED,
+                "best-memoryless",
+            ):
+                continue
+            table = play(env_id, agent, [3], arguments=arguments)
+            regret = (table["oracle_reward"] - table["reward"]).sum()
+            assert regret == pytest.approx(expected[agent]), (env_id, agent)
+
+
 def test_forced_storing_has_the_bound_and_a_larger_optimum() -> None:
     for slots, misses in ((2, 16), (3, 12), (4, 8)):
         arguments = {"num_tasks": 5, "cycles": 4, "slots": slots, "forced": True}
