@@ -58,8 +58,8 @@ class RuleAgent(abc.ABC):
         Args:
             observation: (size,) or (n, size), or a dict of such values by field.
             state: what the last call returned; None at first.
-            episode_start: (n,) bool, where an episode began: what the state says of the one
-                before is forgotten there.
+            episode_start: (n,) bool, where the observation is an episode's first: what the state
+                says of the episode before is forgotten there.
             deterministic: no effect on rules that draw nothing.
 
         Returns:
@@ -94,16 +94,19 @@ class RuleAgent(abc.ABC):
             begun: (n,) where one has begun.
 
         Returns:
-            The state with what `initial_state` gives in those rows; random numbers (the parts of
-            type uint64, see `RandomState`) go on.
+            The state with what `initial_state` gives in those rows. Random numbers go on with
+            others than in the episode before.
         """
-        fresh = self.initial_state([0] * len(begun))
+        seeds = np.zeros(len(begun), dtype=np.uint64)
+        if state[0].dtype == np.uint64:  # see `RandomState`
+            begun = begun & (state[1] > 0)
+            seeds = RandomState.renew(state[0])
+        fresh = self.initial_state(seeds.tolist())
         if fresh is None:
             return state
         rows = [np.reshape(begun, (-1, *[1] * (part.ndim - 1))) for part in state]
         return tuple(
-            part if part.dtype == np.uint64 else np.where(row, new, part)
-            for part, new, row in zip(state, fresh, rows, strict=True)
+            np.where(row, new, part) for part, new, row in zip(state, fresh, rows, strict=True)
         )
 
 
@@ -161,15 +164,21 @@ def find_engine(env: Any) -> Any:
 class RandomState:
     """Uniform numbers that depend on an episode's seed and step alone.
 
-    The state is (seeds, steps), so that the same episode draws the same numbers whatever
-    episodes run beside it, and asking "what would you do" advances nothing. Without a state the
-    rows are the seeds and every call is a first step: pass on the state that `predict` returns.
+    The state is (seeds, steps), both uint64 and the first parts of an agent's state. The same
+    episode draws the same numbers whatever episodes run beside it, and asking "what would you
+    do" advances nothing. Without a state the rows are the seeds and every call is a first step:
+    pass on the state that `predict` returns.
     """
 
     @staticmethod
     def start(seeds: Sequence[int]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return the state of n episodes before their first step."""
         return np.array(seeds, dtype=np.uint64), np.zeros(len(seeds), dtype=np.uint64)
+
+    @staticmethod
+    def renew(seeds: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """Return other seeds, for the episodes after those of these."""
+        return np.asarray(uniform(seeds, _AGENT_KEY) * 2.0**53).astype(np.uint64)
 
     @staticmethod
     def draw(state: State, n: int, size: int) -> tuple[NDArray[np.float64], State]:

@@ -33,7 +33,8 @@ class EngineEnv(gym.Env[Observation, NDArray[np.int64]]):
         self.engine: Any = engine
         self.render_mode = render_mode
         self.observation_space = engine.observation_space
-        self.action_space = engine.action_space
+        space: Any = engine.action_space
+        self.action_space = space
         self._over = True
 
     def reset(

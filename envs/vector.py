@@ -247,7 +247,8 @@ class EngineVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
 
     def _shape(self, observations: NDArray[np.float32]) -> Observation:
         if self.engine.config.observation == "dict":
-            return self.engine.layout.as_dict(observations)
+            named: dict[str, NDArray[np.float32]] = self.engine.layout.as_dict(observations)
+            return named
         return observations.copy()
 
 

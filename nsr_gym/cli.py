@@ -1,4 +1,4 @@
-"""The command line: `nsr-gym compare`, `envs`, `agents`, `report`, `calibrate`, `pretrain`."""
+"""The command line: `nsr-gym compare`, `regret`, `report`, `envs`, `agents`, `calibrate`, ..."""
 
 from __future__ import annotations
 
@@ -8,13 +8,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from nsr_gym.cli_regret import regret
+from nsr_gym.cli_shared import (
+    DEFAULT_ENVIRONMENT,
+    EXACT_REFERENCE,
+    LIVE_REFERENCE,
+    check_name,
+    check_reference,
+    check_reward,
+    console,
+    default_agents,
+    errors,
+    parse_settings,
+    progress_bars,
+    reference_in,
+    seed_range,
+)
 from nsr_gym.errors import InvalidValueError, NsrGymError, unknown
 from nsr_gym.registration import ENVIRONMENTS
-from nsr_gym.registry import agent_spec, agent_specs
+from nsr_gym.registry import agent_specs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,12 +41,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-# Where output is piped, the tables get the room that they are made for.
-console = Console(width=None if sys.stdout.isatty() else 120)
-errors = Console(stderr=True)
-
-DEFAULT_ENVIRONMENT = "NSR/CyclicDigits-v0"
-REFERENCE = "oracle"
+app.command()(regret)
+_REFERENCES = f"{LIVE_REFERENCE}; {EXACT_REFERENCE} in exact environments"
 
 
 def main() -> None:
@@ -50,7 +61,7 @@ def main() -> None:
 @app.command()
 def envs() -> None:
     """List the environments."""
-    _list("environment", [(name, text) for name, (_, _, text) in ENVIRONMENTS.items()])
+    _list("environment", [(name, spec.summary) for name, spec in ENVIRONMENTS.items()])
 
 
 @app.command()
@@ -63,10 +74,10 @@ def agents() -> None:
 def compare(
     name: Annotated[str, typer.Option(help="Results go to RUNS/NAME.")] = "compare",
     env: Annotated[
-        list[str] | None, typer.Option(help=f"Environment id; repeatable. [{DEFAULT_ENVIRONMENT}]")
+        list[str] | None, typer.Option(help=f"Environment id; repeatable. ({DEFAULT_ENVIRONMENT})")
     ] = None,
     agent: Annotated[
-        list[str] | None, typer.Option(help="Agent; repeatable. [all registered]")
+        list[str] | None, typer.Option(help="Agent; repeatable. (all that play it)")
     ] = None,
     seeds: Annotated[int, typer.Option(help="Number of episodes (seeds) for each agent.")] = 10,
     first_seed: Annotated[
@@ -78,10 +89,11 @@ def compare(
         typer.Option("--set", help="Environment argument NAME=VALUE (JSON value); repeatable."),
     ] = None,
     reference: Annotated[
-        str, typer.Option(help="The history-aware reference agent of differences and regret.")
-    ] = REFERENCE,
+        str | None,
+        typer.Option(help=f"The reference agent of differences and regret. ({_REFERENCES})"),
+    ] = None,
     reward: Annotated[str, typer.Option(help="Reward of regret: online or post_task.")] = "online",
-    workers: Annotated[int | None, typer.Option(help="Processes. [one for each core]")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes. (one for each core)")] = None,
     block: Annotated[int, typer.Option(help="Seeds played side by side in one cell.")] = 10,
     runs: Annotated[Path, typer.Option(help="Folder of all results.")] = Path("runs"),
 ) -> None:
@@ -89,23 +101,25 @@ def compare(
 
     The same command again goes on where it was stopped, or shows the finished result.
     """
-    from nsr_gym.evaluation.compare import Comparison, run
+    from nsr_gym.evaluation.compare import Comparison, check_environment, run
 
-    if seeds < 1:
-        raise InvalidValueError(f"Expected --seeds of at least 1; got {seeds}.")
-    _check_reward(reward)
-    _check_name(name)
+    chosen_seeds = seed_range(first_seed, seeds)
+    check_reward(reward)
+    check_name(name)
+    environments = tuple(env or [DEFAULT_ENVIRONMENT])
+    for environment in environments:
+        check_environment(environment)
+    arguments = {"split": split} | parse_settings(set_ or [])
     chosen = Comparison(
-        environments=tuple(env or [DEFAULT_ENVIRONMENT]),
-        agents=tuple(agent or [spec.name for spec in agent_specs()]),
-        seeds=tuple(range(first_seed, first_seed + seeds)),
-        arguments={"split": split} | _parse(set_ or []),
+        environments=environments,
+        agents=tuple(agent or default_agents(environments, arguments)),
+        seeds=chosen_seeds,
+        arguments=arguments,
         block=block,
     )
-    if agent_spec(reference).name != REFERENCE and reference not in chosen.agents:
-        raise unknown("compared agent to be the reference", reference, chosen.agents)
+    check_reference(reference, chosen.agents)
     folder = runs / name
-    with _progress(chosen) as advance:
+    with progress_bars(len(chosen.cells())) as advance:
         table = run(chosen, folder, workers=workers, progress=advance)
     _report(table, folder, reference, reward)
 
@@ -113,16 +127,17 @@ def compare(
 @app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="A folder that `nsr-gym compare` wrote.")],
-    reference: Annotated[str, typer.Option(help="The reference agent.")] = REFERENCE,
+    reference: Annotated[
+        str | None, typer.Option(help=f"The reference agent. ({_REFERENCES})")
+    ] = None,
     reward: Annotated[str, typer.Option(help="Reward of regret: online or post_task.")] = "online",
 ) -> None:
     """Show the table of a finished comparison and draw its figures again."""
     from nsr_gym.evaluation.compare import load
 
-    _check_reward(reward)
+    check_reward(reward)
     table = load(folder)
-    if reference != REFERENCE and reference not in set(table["agent"]):
-        raise unknown("agent in this comparison", reference, set(table["agent"]))
+    check_reference(reference, set(table["agent"]))
     _report(table, folder, reference, reward)
 
 
@@ -136,7 +151,7 @@ def calibrate(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(help="JSON file whose entry for the pool is replaced. [print only]"),
+        typer.Option(help="JSON file whose entry for the pool is replaced. (print only)"),
     ] = None,
 ) -> None:
     """Choose the rules' thresholds on train-split streams."""
@@ -147,7 +162,7 @@ def calibrate(
     check_environment(env)
     if output is not None and not output.parent.is_dir():
         raise InvalidValueError(f"Expected --output in a folder that exists; got {output}.")
-    pool, found = run_calibration(env, seeds=range(seeds), arguments=_parse(set_ or []))
+    pool, found = run_calibration(env, seeds=range(seeds), arguments=parse_settings(set_ or []))
     console.print_json(json.dumps({pool: found}))
     if output is not None:
         update_file(output, pool, found)
@@ -170,51 +185,35 @@ def pretrain(
     console.print(f"{'equal to' if same else 'not bit by bit equal to'} the shipped weights")
 
 
-def _report(table: pd.DataFrame, folder: Path, reference: str, reward: Any) -> None:
+def _report(table: pd.DataFrame, folder: Path, reference: str | None, reward: Any) -> None:
     from nsr_gym.metrics.conventions import conventions
+    from nsr_gym.regret.exact import divide
+    from nsr_gym.report.exact import summarise_exact
+    from nsr_gym.report.exact_figures import draw_exact_figures
+    from nsr_gym.report.exact_terminal import render_regret
     from nsr_gym.report.figures import draw_figures
     from nsr_gym.report.summary import summarise
     from nsr_gym.report.terminal import render_summary
 
-    summary = summarise(table, reference=reference, reward=reward)
-    summary.to_csv(folder / "summary.csv", index=False)
-    conventions(table).to_csv(folder / "conventions.csv", index=False)
-    console.print(render_summary(summary))
-    figures = draw_figures(table, folder / "figures", reference=reference, reward=reward)
-    tables = ("visits.parquet", "summary.csv", "conventions.csv")
-    for path in (*(folder / name for name in tables), *figures):
+    files, figures = [folder / "visits.parquet"], []
+    live, exact = divide(table)
+    if len(live) or not len(exact):  # without any rows the summary says what is missing
+        against = reference_in(live, reference, LIVE_REFERENCE)
+        summary = summarise(live, reference=against, reward=reward)
+        console.print(render_summary(summary))
+        for name, rows in (("summary.csv", summary), ("conventions.csv", conventions(live))):
+            rows.to_csv(folder / name, index=False)
+            files.append(folder / name)
+        figures += draw_figures(live, folder / "figures", reference=against, reward=reward)
+    if len(exact):
+        against = reference_in(exact, reference, EXACT_REFERENCE)
+        summary = summarise_exact(exact, reference=against)
+        console.print(render_regret(summary))
+        summary.to_csv(folder / "exact.csv", index=False)
+        files.append(folder / "exact.csv")
+        figures += draw_exact_figures(exact, folder / "figures", reference=against)
+    for path in (*files, *figures):
         console.print(f"  {path}", highlight=False, soft_wrap=True)
-
-
-def _progress(comparison: Any) -> Any:
-    from contextlib import contextmanager
-
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    @contextmanager
-    def bars() -> Any:
-        columns = (
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-            TimeElapsedColumn(), TimeRemainingColumn(),
-        )  # fmt: skip
-        with Progress(*columns, console=errors, transient=True) as progress:
-            cells = progress.add_task("cells", total=len(comparison.cells()))
-            visits = progress.add_task("visits", total=None)
-
-            def advance(new_visits: int, finished: int) -> None:
-                progress.advance(visits, new_visits)
-                progress.advance(cells, finished)
-
-            yield advance
-
-    return bars()
 
 
 def _list(title: str, rows: list[tuple[str, str]]) -> None:
@@ -224,26 +223,3 @@ def _list(title: str, rows: list[tuple[str, str]]) -> None:
     for name, text in rows:
         table.add_row(name, text.replace("[", r"\["))
     console.print(table)
-
-
-def _parse(settings: list[str]) -> dict[str, Any]:
-    parsed = {}
-    for setting in settings:
-        name, sign, value = setting.partition("=")
-        if not sign or not name:
-            raise InvalidValueError(f"Expected --set NAME=VALUE; got {setting!r}.")
-        try:
-            parsed[name] = json.loads(value)
-        except ValueError:
-            parsed[name] = value
-    return parsed
-
-
-def _check_reward(reward: str) -> None:
-    if reward not in ("online", "post_task"):
-        raise unknown("reward", reward, ["online", "post_task"])
-
-
-def _check_name(name: str) -> None:
-    if not name or Path(name).name != name or name in (".", ".."):
-        raise InvalidValueError(f"Expected --name to be a plain folder name; got {name!r}.")

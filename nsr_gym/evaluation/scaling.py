@@ -12,8 +12,8 @@ import pandas as pd
 from nsr_gym.errors import InvalidValueError
 from nsr_gym.evaluation.compare import Comparison, run
 from nsr_gym.metrics.episodes import RewardKind
-from nsr_gym.regret.scaling import Horizon, scaling_table
 from nsr_gym.registration import environment_family
+from nsr_gym.regret.scaling import Horizon, scaling_table
 
 TASKS = (3, 5, 10, 20)
 

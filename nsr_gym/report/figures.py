@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,17 +24,20 @@ from nsr_gym.metrics.recovery import SHARE, previous_end
 from nsr_gym.metrics.visits import is_return
 from nsr_gym.regret.measured import cumulative_bounds, measured_regret
 from nsr_gym.report.style import (
+    ACCESS_KEY,
+    BOUND_COLOUR,
     EndLabel,
     LineStyle,
+    canvas,
+    draw_runs,
+    file_slug,
     label_line_ends,
     line_styles,
+    mark_cycles,
 )
 from nsr_gym.report.terminal import runs_label
-from nsr_gym.stats import mean_band
 
 Floats = NDArray[np.float64]
-_KEY = "solid: bank · dashed: memoryless · dotted: reset at every visit"
-_BOUND_COLOUR = "#8A6D00"
 
 
 def draw_figures(
@@ -71,9 +73,8 @@ def draw_figures(
             )
         if any(is_return(e.tasks).any() for e in _all(episodes)):
             figures["recovery"] = recovery_figure(episodes, reference=reference)
-        slug = re.sub(r"[^A-Za-z0-9]+", "-", environment).strip("-")
         for name, figure in sorted(figures.items()):
-            files.append(folder / f"{slug}-{name}.png")
+            files.append(folder / f"{file_slug(environment)}-{name}.png")
             figure.savefig(files[-1], dpi=150)
     return files
 
@@ -84,6 +85,7 @@ def regret_figure(
     environment: str | None = None,
     reference: str = "oracle",
     reward: RewardKind = "online",
+    bounds: bool = True,
 ) -> Figure:
     """Cumulative regret per agent with 95 % bands, and T(M-1)Delta_switch over the visits.
 
@@ -92,25 +94,26 @@ def regret_figure(
         environment: which environment, where the table holds several.
         reference: the agent that regret is relative to.
         reward: `"online"` or `"post_task"`.
+        bounds: whether T(M-1)Delta_switch is drawn; False where it does not apply.
 
     Raises:
         UnknownNameError: the reference is not in the table.
     """
     regret = measured_regret(table, environment=environment, reference=reference, reward=reward)
     styles = line_styles({a: r.access for a, r in regret.agents.items()}, reference)
-    figure, axes = _canvas()
+    figure, axes = canvas()
     visits = np.arange(1, regret.num_visits + 1)
     labels = []
     for agent, measured in regret.agents.items():
         curve = measured.cumulative
-        _line(axes, visits, curve, styles[agent])
+        draw_runs(axes, visits, curve, styles[agent])
         labels.append(_label(agent, float(curve[:, -1].mean()), styles[agent]))
-    if regret.delta is not None and regret.cyclic and regret.num_tasks > 1:
-        bounds = cumulative_bounds(regret.num_tasks, regret.num_visits, regret.delta.mean.point)
-        for bound, name in zip(bounds, ("T(M-1)Δ", "(T-1)(M-1)Δ"), strict=True):
-            axes.plot(visits, bound, color=_BOUND_COLOUR, linewidth=3, alpha=0.45)
-            labels.append(EndLabel(f"{name} = {bound[-1]:.2f}", bound[-1], _BOUND_COLOUR, "-"))
-    _mark_cycles(axes, regret.num_visits, regret.num_tasks, regret.cyclic)
+    if bounds and regret.delta is not None and regret.cyclic and regret.num_tasks > 1:
+        drawn = cumulative_bounds(regret.num_tasks, regret.num_visits, regret.delta.mean.point)
+        for bound, name in zip(drawn, ("T(M-1)Δ", "(T-1)(M-1)Δ"), strict=True):
+            axes.plot(visits, bound, color=BOUND_COLOUR, linewidth=3, alpha=0.45)
+            labels.append(EndLabel(f"{name} = {bound[-1]:.2f}", bound[-1], BOUND_COLOUR, "-"))
+    mark_cycles(axes, regret.num_visits, regret.num_tasks, regret.cyclic)
     axes.set_xlim(0, regret.num_visits)
     axes.set_xlabel("visit")
     axes.set_ylabel(f"cumulative regret to {reference} ({reward.replace('_', '-')} reward)")
@@ -118,7 +121,7 @@ def regret_figure(
     detail = f"T = {regret.cycles:g}, M = {regret.num_tasks}, L = {regret.learning_steps}"
     if regret.delta is not None:
         detail += f", Δ_switch = {regret.delta.mean} ({regret.delta.estimator})"
-    _title(axes, regret.environment, regret.split, counts, f"{detail}\n{_KEY}")
+    _title(axes, regret.environment, regret.split, counts, f"{detail}\n{ACCESS_KEY}")
     label_line_ends(axes, labels)
     return figure
 
@@ -151,10 +154,10 @@ def accuracy_figure(episodes: Episodes, *, reference: str = "oracle") -> Figure:
         if reference in after and agent != reference:
             axes.plot(visits, after[reference].mean(axis=0), color="#BBBBBB", linewidth=1)
         solid = LineStyle(styles[agent].colour, "-", styles[agent].access)
-        _line(axes, visits, after[agent], solid, width=1.4)
+        draw_runs(axes, visits, after[agent], solid, width=1.4)
         dotted = LineStyle(styles[agent].colour, (0, (1, 1)), styles[agent].access)
-        _line(axes, visits, before[agent], dotted, width=1.4)
-        _mark_cycles(axes, example.num_visits, example.num_tasks, cyclic)
+        draw_runs(axes, visits, before[agent], dotted, width=1.4)
+        mark_cycles(axes, example.num_visits, example.num_tasks, cyclic)
         runs = runs_label([len(episodes[agent])])
         axes.set_title(f"{agent} ({styles[agent].access}, {runs})", fontsize=9)
         axes.set_ylim(0, 1)
@@ -195,17 +198,17 @@ def recovery_figure(episodes: Episodes, *, reference: str = "oracle") -> Figure:
     if not curves:
         raise DataError("No task returns in these episodes: there is no recovery to draw.")
     styles = line_styles(_access(episodes), reference)
-    figure, axes = _canvas()
+    figure, axes = canvas()
     steps = np.arange(next(iter(curves.values())).shape[1])
     labels = []
     for agent, values in curves.items():
-        _line(axes, steps, values, styles[agent])
+        draw_runs(axes, steps, values, styles[agent])
         labels.append(_label(agent, float(values[:, -1].mean()), styles[agent]))
     if reference in episodes:
         ends = [previous_end(e.tasks, e.curves) for e in episodes[reference].values()]
         threshold = SHARE * float(np.mean([np.nanmean(end) for end in ends]))
-        axes.axhline(threshold, color=_BOUND_COLOUR, linewidth=3, alpha=0.45)
-        labels.append(EndLabel(f"{SHARE} of {reference}", threshold, _BOUND_COLOUR, "-"))
+        axes.axhline(threshold, color=BOUND_COLOUR, linewidth=3, alpha=0.45)
+        labels.append(EndLabel(f"{SHARE} of {reference}", threshold, BOUND_COLOUR, "-"))
     axes.set_xlim(0, steps[-1])
     axes.set_ylim(0, 1)
     axes.set_xlabel("learning step of a return (0: before any update)")
@@ -213,35 +216,13 @@ def recovery_figure(episodes: Episodes, *, reference: str = "oracle") -> Figure:
     axes.grid(alpha=0.25, linewidth=0.5)
     example = next(_all(episodes))
     counts = [len(s) for s in episodes.values()]
-    _title(axes, example.environment, _splits(episodes), counts, _KEY)
+    _title(axes, example.environment, _splits(episodes), counts, ACCESS_KEY)
     label_line_ends(axes, labels)
     return figure
 
 
-def _canvas() -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(8.6, 5.2))
-    FigureCanvasAgg(figure)
-    # The right margin holds the labels at the ends of the lines.
-    return figure, figure.add_axes((0.08, 0.11, 0.66, 0.74))
-
-
-def _line(
-    axes: Axes, x: NDArray[np.int64], runs: Floats, style: LineStyle, *, width: float = 1.8
-) -> None:
-    """Mean over runs with its 95 % band; no band with one run."""
-    axes.plot(x, runs.mean(axis=0), color=style.colour, linestyle=style.dashes, linewidth=width)
-    if len(runs) > 1:
-        low, high = mean_band(runs)
-        axes.fill_between(x, low, high, color=style.colour, alpha=0.15, linewidth=0)
-
-
 def _label(agent: str, value: float, style: LineStyle) -> EndLabel:
     return EndLabel(agent, value, style.colour, style.dashes)
-
-
-def _mark_cycles(axes: Axes, num_visits: int, num_tasks: int, cyclic: bool) -> None:
-    for visit in range(num_tasks, num_visits, num_tasks) if cyclic else ():
-        axes.axvline(visit + 0.5, color="#DDDDDD", linewidth=0.7, zorder=0)
 
 
 def _title(axes: Axes, environment: str, split: str, counts: list[int], detail: str) -> None:

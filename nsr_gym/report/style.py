@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from numpy.typing import ArrayLike, NDArray
+
+from nsr_gym.stats import mean_band
 
 Dashes = Literal["-"] | tuple[int, tuple[float, ...]]
 """A matplotlib line style: solid, or an offset with on and off lengths."""
@@ -16,6 +22,7 @@ Dashes = Literal["-"] | tuple[int, tuple[float, ...]]
 # out because it does not show on white. Agents that share a colour differ in line style.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 REFERENCE_COLOUR = "#000000"
+BOUND_COLOUR = "#8A6D00"
 VISIT_COLOUR = "#7A7A7A"
 # Solid, dashed, dotted: readable without colour, so access is never told by colour alone.
 LINE_STYLES: Mapping[str, Dashes] = {
@@ -24,6 +31,7 @@ LINE_STYLES: Mapping[str, Dashes] = {
     "visit": (0, (1, 1.2)),
 }
 OTHER_STYLE: Dashes = (0, (5, 1.5, 1, 1.5))
+ACCESS_KEY = "solid: bank · dashed: memoryless · dotted: reset at every visit"
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,47 @@ def line_styles(access: Mapping[str, str], reference: str) -> dict[str, LineStyl
     return styles
 
 
+def canvas() -> tuple[Figure, Axes]:
+    """Return a figure with one axes, whose right margin holds the labels at the lines' ends."""
+    figure = Figure(figsize=(8.6, 5.2))
+    FigureCanvasAgg(figure)
+    return figure, figure.add_axes((0.08, 0.11, 0.66, 0.74))
+
+
+def draw_runs(
+    axes: Axes,
+    x: ArrayLike,
+    runs: NDArray[np.float64],
+    style: LineStyle,
+    *,
+    width: float = 1.8,
+) -> None:
+    """Draw the mean over runs with its 95 % band; there is no band with one run.
+
+    Args:
+        axes: where.
+        x: (points,).
+        runs: (runs, points).
+        style: of the line.
+        width: of the line, in points.
+    """
+    axes.plot(x, runs.mean(axis=0), color=style.colour, linestyle=style.dashes, linewidth=width)
+    if len(runs) > 1:
+        low, high = mean_band(runs)
+        axes.fill_between(x, low, high, color=style.colour, alpha=0.15, linewidth=0)
+
+
+def mark_cycles(axes: Axes, num_visits: int, num_tasks: int, cyclic: bool) -> None:
+    """Draw a faint line between cycles where there are any."""
+    for visit in range(num_tasks, num_visits, num_tasks) if cyclic else ():
+        axes.axvline(visit + 0.5, color="#DDDDDD", linewidth=0.7, zorder=0)
+
+
+def file_slug(environment: str) -> str:
+    """Return an environment's id as a part of a file name."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", environment).strip("-")
+
+
 @dataclass(frozen=True)
 class EndLabel:
     """A label for a line, next to where the line ends.
@@ -90,13 +139,18 @@ def label_line_ends(axes: Axes, labels: Iterable[EndLabel], *, size: float = 8.5
     if not ordered:
         return
     low, high = axes.get_ylim()
-    wanted = [(label.value - low) / (high - low) for label in ordered]
-    height = axes.bbox.height / axes.figure.dpi  # inches
+    scale = axes.yaxis.get_transform()  # what the axis makes of a value, such as its logarithm
+    bottom, top = scale.transform([low, high])
+    # Not at the spot where a line left the frame, but at the edge next to it.
+    ends = scale.transform([min(max(label.value, low), high) for label in ordered])
+    wanted = [float(end) for end in (ends - bottom) / (top - bottom)]
+    width, height = axes.bbox.width / axes.figure.dpi, axes.bbox.height / axes.figure.dpi  # inches
     gap = 1.45 * size / 72 / height
+    near, far, text = (1.0 + inches / width for inches in (0.17, 0.48, 0.54))
     for label, start, y in zip(ordered, wanted, spread(wanted, gap), strict=True):
         for xs, ys, style, width in (
-            ((1.0, 1.03), (start, y), "-", 0.5),
-            ((1.03, 1.085), (y, y), label.dashes, 1.8),
+            ((1.0, near), (start, y), "-", 0.5),
+            ((near, far), (y, y), label.dashes, 1.8),
         ):
             line = Line2D(
                 xs,
@@ -108,7 +162,7 @@ def label_line_ends(axes: Axes, labels: Iterable[EndLabel], *, size: float = 8.5
                 clip_on=False,
             )
             axes.add_artist(line)
-        axes.text(1.095, y, label.text, transform=axes.transAxes, va="center", fontsize=size)
+        axes.text(text, y, label.text, transform=axes.transAxes, va="center", fontsize=size)
 
 
 def spread(wanted: Sequence[float], gap: float) -> list[float]:

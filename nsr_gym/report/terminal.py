@@ -64,7 +64,7 @@ def _headline(rows: list[dict[str, Any]]) -> list[Text]:
 def _reward_table(rows: list[dict[str, Any]]) -> Table:
     first = rows[0]
     title = "Reward per visit (IQM over runs) and regret (mean over runs), 95 % intervals"
-    table = _table(title, gap=2)
+    table = plain_table(title, gap=2)
     table.add_column("agent", no_wrap=True)
     for header in (
         "\nonline reward",
@@ -85,12 +85,12 @@ def _reward_table(rows: list[dict[str, Any]]) -> Table:
             yield _interval(row, "regret", 2)
             yield _interval(row, "ratio", 2)
 
-    _fill(table, rows, cells)
+    fill_by_access(table, rows, cells)
     return table
 
 
 def _recovery_table(rows: list[dict[str, Any]]) -> Table:
-    table = _table("Recovery on returns, retention (IQM over runs) and memory", gap=1)
+    table = plain_table("Recovery on returns, retention (IQM over runs) and memory", gap=1)
     table.add_column("agent", no_wrap=True)
     for header in (
         "re-entry\naccuracy",
@@ -116,7 +116,7 @@ def _recovery_table(rows: list[dict[str, Any]]) -> Table:
         yield _number(row["fwt"])
         yield "-" if np.isnan(row["bytes_per_task"]) else f"{row['bytes_per_task']:,.0f}"
 
-    _fill(table, rows, cells)
+    fill_by_access(table, rows, cells)
     return table
 
 
@@ -157,7 +157,8 @@ def _bwt_ratios(rows: list[dict[str, Any]]) -> list[str]:
     return [f"|BWT| over that of {reference}: {', '.join(ratios)}."] if ratios else []
 
 
-def _table(title: str, *, gap: int) -> Table:
+def plain_table(title: str, *, gap: int) -> Table:
+    """Return an empty table without lines; `gap` is the room between its columns."""
     # No box: its column dividers are what would push the second table beyond 120 columns.
     return Table(
         title=f"\n{title}",
@@ -169,7 +170,7 @@ def _table(title: str, *, gap: int) -> Table:
     )
 
 
-def _fill(
+def fill_by_access(
     table: Table,
     rows: list[dict[str, Any]],
     cells: Callable[[Mapping[str, Any]], Iterable[str]],

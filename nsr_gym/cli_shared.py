@@ -1,0 +1,148 @@
+"""What the commands share: consoles, progress bars, options that are parsed and checked."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from nsr_gym.errors import AccessError, InvalidValueError, unknown
+from nsr_gym.registration import environment_family
+from nsr_gym.registry import agent_specs, make_agent
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Where output is piped, the tables get the room that they are made for.
+console = Console(width=None if sys.stdout.isatty() else 120)
+errors = Console(stderr=True)
+
+DEFAULT_ENVIRONMENT = "NSR/CyclicDigits-v0"
+LIVE_REFERENCE = "oracle"
+EXACT_REFERENCE = "history-aware"
+
+
+@contextmanager
+def progress_bars(cells: int) -> Iterator[Callable[[int, int], None]]:
+    """Show how many cells and visits are done; yields what `run` takes as `progress`."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+        TimeElapsedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=errors, transient=True) as progress:
+        cell_bar = progress.add_task("cells", total=cells)
+        visit_bar = progress.add_task("visits", total=None)
+
+        def advance(new_visits: int, finished: int) -> None:
+            progress.advance(visit_bar, new_visits)
+            progress.advance(cell_bar, finished)
+
+        yield advance
+
+
+def default_agents(environments: Iterable[str], arguments: Mapping[str, Any]) -> list[str]:
+    """Return the agents that can play the environments, and say which were left out and why.
+
+    In exact environments an agent may need what the arguments do not give, such as tasks in a
+    fixed order; asked for by name, it is refused by the run itself.
+
+    Args:
+        environments: ids, at least one.
+        arguments: of the environments.
+    """
+    names = list(environments)
+    chosen, left_out = [], {}
+    for spec in agent_specs():
+        refusals = [
+            _refusal(spec.name, environment, {"split": "test", **arguments, **spec.plays[family]})
+            for environment in names
+            if (family := environment_family(environment)) in spec.plays
+        ]
+        if any(refusals):
+            left_out[spec.name] = " ".join(filter(None, refusals))
+        elif refusals:
+            chosen.append(spec.name)
+    for name, why in left_out.items():
+        errors.print(f"left out: {name} ({why})", highlight=False, markup=False, soft_wrap=True)
+    return chosen
+
+
+def _refusal(agent: str, environment: str, arguments: dict[str, Any]) -> str:
+    """Return why an agent cannot be built for an exact environment, empty where it can."""
+    if environment_family(environment) == "live":
+        return ""
+    import gymnasium as gym
+
+    env = gym.make_vec(environment, num_envs=1, vectorization_mode=None, **arguments)
+    try:
+        make_agent(agent, env)
+    except (InvalidValueError, AccessError) as error:
+        return str(error)
+    finally:
+        env.close()
+    return ""
+
+
+def reference_in(table: pd.DataFrame, asked: str | None, default: str) -> str:
+    """Return the reference for some rows: the one asked for where they have it.
+
+    Args:
+        table: the rows, of live or of exact environments.
+        asked: what `--reference` says; it need not play every environment of a folder.
+        default: where nothing was asked for, or these rows do not have it.
+    """
+    return asked if asked is not None and asked in set(table["agent"]) else default
+
+
+def check_reference(reference: str | None, agents: Iterable[str]) -> None:
+    """Refuse a reference that no environment has; the default ones may be missing."""
+    known = {LIVE_REFERENCE, EXACT_REFERENCE, *agents}
+    if reference is not None and reference not in known:
+        raise unknown("compared agent to be the reference", reference, known)
+
+
+def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
+    """Read NAME=VALUE pairs; a value that is no JSON is taken as text."""
+    parsed = {}
+    for setting in settings:
+        name, sign, value = setting.partition("=")
+        if not sign or not name:
+            raise InvalidValueError(f"Expected --set NAME=VALUE; got {setting!r}.")
+        try:
+            parsed[name] = json.loads(value)
+        except ValueError:
+            parsed[name] = value
+    return parsed
+
+
+def check_reward(reward: str) -> None:
+    """Refuse a reward that does not exist."""
+    if reward not in ("online", "post_task"):
+        raise unknown("reward", reward, ["online", "post_task"])
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that is no plain folder name."""
+    if not name or Path(name).name != name or name in (".", ".."):
+        raise InvalidValueError(f"Expected --name to be a plain folder name; got {name!r}.")
+
+
+def seed_range(first: int, count: int) -> tuple[int, ...]:
+    """Return the seeds of a run."""
+    if count < 1:
+        raise InvalidValueError(f"Expected --seeds of at least 1; got {count}.")
+    return tuple(range(first, first + count))
