@@ -13,8 +13,7 @@ from nsr_gym.evaluation.rollout import play
 from nsr_gym.registry import agent_specs
 from nsr_gym.regret.verdict import judge
 
-# The examples are the same in every run: of fresh ones, one in some hundreds would lie beyond
-# three standard errors by chance.
+# The examples are the same in every run; of a hundred, none should lie four standard errors off.
 
 BLIND, PAGING, UNTIL = (
     f"NSR/{name}-v0" for name in ("BlindAllocation", "Paging", "UntilRecovered")
@@ -30,14 +29,19 @@ def memoryless(family: str) -> list[str]:
     ]
 
 
-def assert_not_below(env_id: str, agent: str, arguments: dict[str, Any], seeds: int) -> None:
-    """Hold an agent's mean regret against the optimum, three standard errors allowed."""
+def assert_not_below(env_id: str, agent: str, arguments: dict[str, Any], seeds: range) -> None:
+    """Hold an agent's mean regret against the optimum, four standard errors allowed."""
     optimum = judge(env_id, {"split": "test"} | arguments).optimum
     assert optimum is not None
-    table = play(env_id, agent, range(seeds), arguments=arguments)
+    table = play(env_id, agent, seeds, arguments=arguments)
     regret = (table["oracle_reward"] - table["reward"]).groupby(table["seed"]).sum()
-    allowed = 3 * regret.std() / np.sqrt(seeds) + 1e-9 * max(1.0, optimum)
+    allowed = 4 * regret.std() / np.sqrt(len(seeds)) + 1e-9 * max(1.0, optimum)
     assert regret.mean() >= optimum - allowed, (env_id, agent, arguments)
+
+
+def draw_seeds(data: Any, count: int) -> range:
+    first = data.draw(st.integers(0, 10**6))
+    return range(first, first + count)
 
 
 def test_the_classes_are_not_empty() -> None:
@@ -60,7 +64,7 @@ def test_reading_a(agent: str, data: Any) -> None:
         "order": data.draw(st.sampled_from(["fixed", "reshuffled", "iid"])),
         "clock": data.draw(st.sampled_from([0, 2, 3])) if agent == "best-memoryless" else 0,
     }
-    assert_not_below(BLIND, agent, arguments, 200)
+    assert_not_below(BLIND, agent, arguments, draw_seeds(data, 200))
 
 
 @settings(max_examples=15, deadline=None, derandomize=True)
@@ -74,7 +78,7 @@ def test_reading_c(agent: str, data: Any) -> None:
         "obs": data.draw(st.sampled_from(["blind", "classes:2", "channel:0.6", "full"])),
         "redraw": data.draw(st.booleans()),
     }
-    assert_not_below(UNTIL, agent, arguments, 200)
+    assert_not_below(UNTIL, agent, arguments, draw_seeds(data, 200))
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
@@ -100,4 +104,4 @@ def test_reading_b(agent: str, data: Any) -> None:
             )
         ),
     }
-    assert_not_below(PAGING, agent, arguments, 20)
+    assert_not_below(PAGING, agent, arguments, draw_seeds(data, 20))
