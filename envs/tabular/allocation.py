@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from nsr_gym.envs.layout import Layout
 from nsr_gym.envs.protocol import Info, Ints, Outcome
 from nsr_gym.envs.render import draw_grid
-from nsr_gym.envs.tabular.config import AllocationConfig, RecoveryConfig
+from nsr_gym.envs.tabular.config import AllocationConfig, RecoveryConfig, problems
 from nsr_gym.envs.tabular.stream import Streams
 from nsr_gym.noise import uniform
 from nsr_gym.regret.problems import AllocationProblem
@@ -37,20 +37,20 @@ class AllocationEngine:
 
     def __init__(self, config: AllocationConfig, num_episodes: int) -> None:
         """Prepare E episodes."""
-        problems = [config.problem(number) for number in config.numbers]
+        instances = problems(config)
         self.num_episodes, self.config = num_episodes, config
-        self.problem: AllocationProblem | None = problems[0] if len(problems) == 1 else None
+        self.problem: AllocationProblem | None = instances[0] if len(instances) == 1 else None
         self.streams = Streams(config, num_episodes)
-        self._tables(problems)
-        sizes = {"observation": problems[0].num_observations}
+        self._tables(instances)
+        sizes = {"observation": instances[0].num_observations}
         if config.feedback != "none":
             sizes["last_reward"] = 1
         if config.feedback == "last-action+reward":
-            sizes["last_action"] = problems[0].num_allocations
+            sizes["last_action"] = instances[0].num_allocations
         if config.clock:
             sizes["clock"] = config.clock
         self.layout = Layout(sizes)
-        self.action_space = spaces.Discrete(problems[0].num_allocations)
+        self.action_space = spaces.Discrete(instances[0].num_allocations)
         self.observation_space = self.layout.space(config.observation)
         # In reading C an observation may stay for the whole visit.
         self._redraw = config.redraw if isinstance(config, RecoveryConfig) else True
@@ -129,16 +129,16 @@ class AllocationEngine:
             return f"{head}, {regret}"
         return f"{head}, {regret}, task {self._task[row]}, tries in this visit {self._tries[row]}"
 
-    def _tables(self, problems: list[AllocationProblem]) -> None:
+    def _tables(self, instances: Sequence[AllocationProblem]) -> None:
         """Lay the instances' tables behind each other, so that one look-up serves all episodes."""
-        rewards = np.stack([problem.rewards for problem in problems])
+        rewards = np.stack([problem.rewards for problem in instances])
         low = rewards.min(axis=(1, 2), keepdims=True)
         span = rewards.max(axis=(1, 2), keepdims=True) - low
         self._rewards = rewards.ravel()
         self._scaled = ((rewards - low) / np.where(span > 0, span, 1.0)).astype(np.float32).ravel()
-        self._optimal = np.stack([problem.optimal for problem in problems]).ravel()
-        self._best = np.stack([problem.best for problem in problems]).ravel()
-        kernel = np.concatenate([problem.kernel for problem in problems])
+        self._optimal = np.stack([problem.optimal for problem in instances]).ravel()
+        self._best = np.stack([problem.best for problem in instances]).ravel()
+        kernel = np.concatenate([problem.kernel for problem in instances])
         self._symbol = kernel.argmax(axis=1)
         self._random = not np.isin(kernel, (0.0, 1.0)).all()
         # The last bound is left out: rounding must not lead beyond the last symbol.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,8 @@ class TabularConfig(Arguments):
             UnknownNameError: a split, order, ... that does not exist.
             InvalidValueError: a value of another type or out of range.
         """
+        for field in fields(self):  # lists, as JSON has them, would not be hashable
+            object.__setattr__(self, field.name, _tupled(getattr(self, field.name)))
         check_choices(self, {"split": SPLITS, "order": tuple(ORDERS), "observation": OBSERVATIONS})
         for name in ("num_tasks", "cycles"):
             check_whole(name, getattr(self, name), least=1)
@@ -108,10 +111,6 @@ class AllocationConfig(TabularConfig):
     def visit_steps(self) -> int | None:
         """L, the steps of a visit; None where a visit ends with the right allocation."""
         return None
-
-    def problem(self, number: int) -> AllocationProblem:
-        """Return an instance of the split's set."""
-        raise NotImplementedError
 
     def _drawn(self, number: int, rewards: Any, gap: float, best: float) -> AllocationProblem:
         named = isinstance(self.obs, str)
@@ -220,8 +219,6 @@ class PagingConfig(TabularConfig):
         check_choices(self, {"costs": ("equal", "random")})
         check_number("delta", self.delta, low=0.0, open_low=True)
         check_number("similarity_noise", self.similarity_noise, low=0.0)
-        if isinstance(self.residual, list):
-            object.__setattr__(self, "residual", tuple(self.residual))
         self.problem(self.numbers[0])
 
     def problem(self, number: int) -> PagingProblem:
@@ -243,3 +240,14 @@ class PagingConfig(TabularConfig):
             residual=self.residual,
             transfer=self.transfer,
         )
+
+
+@lru_cache(maxsize=8)
+def problems(config: TabularConfig) -> tuple[Any, ...]:
+    """Return the instances that an episode can be of; shared by all environments of a process."""
+    return tuple(config.problem(number) for number in config.numbers)
+
+
+def _tupled(value: Any) -> Any:
+    value = value.tolist() if isinstance(value, np.ndarray) else value
+    return tuple(_tupled(item) for item in value) if isinstance(value, list) else value

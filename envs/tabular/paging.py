@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from nsr_gym.envs.layout import Layout
 from nsr_gym.envs.protocol import Info, Ints, Outcome
 from nsr_gym.envs.render import draw_grid
-from nsr_gym.envs.tabular.config import PagingConfig
+from nsr_gym.envs.tabular.config import PagingConfig, problems
 from nsr_gym.envs.tabular.stream import Streams
 from nsr_gym.noise import uniform
 from nsr_gym.regret.problems import PagingProblem
@@ -42,10 +42,10 @@ class PagingEngine:
 
     def __init__(self, config: PagingConfig, num_episodes: int) -> None:
         """Prepare E episodes."""
-        problems = [config.problem(number) for number in config.numbers]
-        first = problems[0]
+        instances = problems(config)
+        first = instances[0]
         self.num_episodes, self.config = num_episodes, config
-        self.problem: PagingProblem | None = first if len(problems) == 1 else None
+        self.problem: PagingProblem | None = first if len(instances) == 1 else None
         self.streams = Streams(config, num_episodes)
         self._units = first.capacity * first.max_rank
         self._active = first.slots * first.max_rank
@@ -54,7 +54,7 @@ class PagingEngine:
         # What place j's solution is worth to a visit of task i; its own is worth everything.
         self._worth = np.where(np.eye(config.num_tasks, dtype=bool), 1.0, first.transfer)
         self._shares = bool((self._worth[~np.eye(config.num_tasks, dtype=bool)] > 0).any())
-        self._delta = np.stack([problem.delta for problem in problems])
+        self._delta = np.stack([problem.delta for problem in instances])
         e, p, r = num_episodes, self._units, first.max_rank
         per_place = dict.fromkeys(_PLACE_FIELDS, p)
         self.layout = Layout(per_place | {"occupancy": 1, "visits_left": 1})

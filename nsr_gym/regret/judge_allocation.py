@@ -56,6 +56,8 @@ def _judge_blind(
     why = ""
     if remembers:
         why = _MEMORY
+    elif np.isnan(gaps.delta):
+        why = "Every allocation is optimal for every task: nothing can be lost."
     elif bound <= _TINY:
         why = "The observation tells an optimal allocation: a memoryless policy loses nothing."
     elif abs(bound - theorem) > _TINY:
@@ -99,7 +101,7 @@ def _judge_blind(
         comparator="the best allocation of every task",
         unit="reward",
         theorem=theorem,
-        theorem_text=f"T = {c} cycles, M = {m}, Delta_switch = L Delta = {steps} x {gaps.delta:g}",
+        theorem_text=f"T = {c} cycles, M = {m}, Delta_switch = L Delta = {delta:g}",
         formula=(
             f"T L M P Delta = {c} x {steps} x {m} x {gaps.allocation_error:g} x {gaps.delta:g}"
             if holds

@@ -9,12 +9,12 @@ from nsr_gym.regret.paging_bounds import recall_error_limit
 from nsr_gym.regret.verdict import Assumption, Verdict
 
 
-def judge_live(regret: MeasuredRegret, surviving: Mapping[str, int]) -> Verdict:
+def judge_live(regret: MeasuredRegret, held: Mapping[str, int]) -> Verdict:
     """Judge what was measured.
 
     Args:
         regret: of every agent relative to the reference.
-        surviving: agent -> largest number of bytes that survived a switch.
+        held: agent -> largest number of bytes that it held.
     """
     m, cycles, delta = regret.num_tasks, regret.cycles, regret.delta
     size = delta.mean.point if delta is not None else float("nan")
@@ -50,12 +50,12 @@ def judge_live(regret: MeasuredRegret, surviving: Mapping[str, int]) -> Verdict:
         formula="" if why else f"(C-1)(M-1) Delta_switch = {cycles - 1:g} x {m - 1} x {size:.4f}",
         bound=bound,
         why=why,
-        assumptions=tuple(_assumptions(regret, surviving)),
+        assumptions=tuple(_assumptions(regret, held)),
         notes=tuple(notes),
     )
 
 
-def _assumptions(regret: MeasuredRegret, surviving: Mapping[str, int]) -> list[Assumption]:
+def _assumptions(regret: MeasuredRegret, held: Mapping[str, int]) -> list[Assumption]:
     delta, found = regret.delta, []
     found.append(
         Assumption(
@@ -82,21 +82,22 @@ def _assumptions(regret: MeasuredRegret, surviving: Mapping[str, int]) -> list[A
             f"task {delta.minimum}",
         )
     )
-    found += _about_policies(regret, surviving)
+    found += _about_policies(regret, held)
     return found
 
 
-def _about_policies(regret: MeasuredRegret, surviving: Mapping[str, int]) -> list[Assumption]:
+def _about_policies(regret: MeasuredRegret, held: Mapping[str, int]) -> list[Assumption]:
     """What the agents' results say of the remaining assumptions."""
     free = [a for a in regret.agents.values() if a.access != "bank"]
     found = []
     if free:
-        kept = ", ".join(f"{a.agent} {surviving.get(a.agent, 0):,}" for a in free)
+        kept = ", ".join(f"{a.agent} {held.get(a.agent, 0):,}" for a in free)
         found.append(
             Assumption(
                 "nothing but one adapter survives without a bank",
                 True,
-                f"enforced by the environment and counted: bytes that survive a switch: {kept}",
+                "enforced by the environment; bytes held at most, scratch copies included: "
+                f"{kept}",
             )
         )
         best = min(free, key=lambda a: a.ratio.point)

@@ -57,7 +57,7 @@ def judge_paging(environment: str, problem: PagingProblem, config: Any) -> Verdi
     return Verdict(
         environment=environment,
         reading="B",
-        policies=f"policies that hold {held} solutions (k + K), "
+        policies=f"policies that hold k + K = {held} of the solutions, "
         + ("not knowing what comes" if config.order == "iid" else "clairvoyant ones too"),
         comparator="a policy that holds every solution it has seen, without error",
         unit="cost of visits",
@@ -171,9 +171,7 @@ def _assumptions(problem: PagingProblem, config: Any) -> list[Assumption]:
                 "iid": "every visit's task is drawn anew",
             }[config.order],
         ),
-        Assumption(
-            "tasks return", config.cycles > 1, f"C = {config.cycles} cycle(s) of M = {m} tasks"
-        ),
+        Assumption("tasks return", config.cycles > 1, f"C = {config.cycles}, M = {m}"),
         Assumption(
             "capacity is scarce",
             held < m,

@@ -18,7 +18,8 @@ _ROUNDING = 1e-9
 _WHY_BELOW = {
     "bank": "it remembers (bank access)",
     "visit": "it remembers within a visit (visit access)",
-    "memoryless": "which its class cannot be in the mean; take more runs, check the assumptions",
+    "memoryless": "which its class cannot be in the mean: it remembers something, or an assumption "
+    "fails, or the runs are too few",
 }
 
 

@@ -142,5 +142,5 @@ def judge_table(
 
     regret = measured_regret(table, environment=environment, reference=reference, reward=reward)
     rows = table[table["environment"] == environment]
-    surviving = rows.groupby(["agent", "seed"])["bytes"].max().groupby("agent").max()
-    return judge_live(regret, {str(a): int(b) for a, b in surviving.items()})
+    held = rows.groupby(["agent", "seed"])["bytes"].max().groupby("agent").max()
+    return judge_live(regret, {str(a): int(b) for a, b in held.items()})
