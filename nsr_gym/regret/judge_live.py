@@ -33,7 +33,13 @@ def judge_live(regret: MeasuredRegret, held: Mapping[str, int]) -> Verdict:
         )
     bound = None if why else (cycles - 1) * (m - 1) * size
     notes = list(regret.notes)
-    if bound is not None:
+    if bound is not None and delta is not None:
+        least = (cycles - 1) * (m - 1) * delta.minimum.point
+        notes.append(
+            f"The bound takes the mean Delta_switch of the tasks, as for a policy that holds any "
+            f"one of them; with the smallest, the theorem's own, it is {least:.4f}. Whoever knows "
+            "which task costs most may come between the two."
+        )
         notes.append(
             f"Where the assumptions hold, the best policy holding one is expected at "
             f"(C-1)/C = {regret.expected.best_bank_free:.4f} of T(M-1)Delta_switch, one forced to "
@@ -96,8 +102,7 @@ def _about_policies(regret: MeasuredRegret, held: Mapping[str, int]) -> list[Ass
             Assumption(
                 "nothing but one adapter survives without a bank",
                 True,
-                "enforced by the environment; bytes held at most, scratch copies included: "
-                f"{kept}",
+                f"enforced by the environment; bytes held at most, scratch copies included: {kept}",
             )
         )
         best = min(free, key=lambda a: a.ratio.point)
