@@ -60,7 +60,7 @@ class RuleAgent(abc.ABC):
             state: what the last call returned; None at first.
             episode_start: (n,) bool, where the observation is an episode's first: what the state
                 says of the episode before is forgotten there.
-            deterministic: no effect on rules that draw nothing.
+            deterministic: no effect: what a rule draws belongs to it.
 
         Returns:
             An action or n actions, and the next state.

@@ -20,7 +20,13 @@ from nsr_gym.agents.paging_rules import (
 from nsr_gym.errors import InvalidValueError
 from nsr_gym.regret.blind import solve_blind
 from nsr_gym.regret.paging import solve_paging
-from nsr_gym.regret.problems import AllocationProblem, Floats, PagingProblem, with_clock
+from nsr_gym.regret.problems import (
+    AllocationProblem,
+    Floats,
+    PagingProblem,
+    constant_symbols,
+    with_clock,
+)
 from nsr_gym.regret.recovery import solve_recovery
 from nsr_gym.regret.solution import Solution
 
@@ -131,15 +137,18 @@ def _stationary_optimum(engine: Any) -> Floats:
     """Return the best pi(a|o), (O, A), or with a clock pi(a|o, clock), (O p, A)."""
     problem, config = engine.problem, engine.config
 
+    # Drawing it again changes nothing where a task always shows the same symbol.
+    redraw = config.visit_steps is None and config.redraw and not constant_symbols(problem.kernel)
+
     def solve(part: AllocationProblem) -> Floats:
         if config.visit_steps is None:
-            return np.asarray(solve_recovery(part, redraw=config.redraw).policy)
+            return np.asarray(solve_recovery(part, redraw=redraw, check=False).policy)
         return np.asarray(solve_blind(part, check=False).policy)
 
     # In another order every task is seen with every value of the clock, equally often.
     if not config.clock or config.order != "fixed":
         return solve(problem)
-    if config.visit_steps is not None or not config.redraw:
+    if not redraw:
         shown = with_clock(problem.kernel, config.clock, config.cycles)
         return solve(AllocationProblem(problem.rewards, shown))
     # Values of the clock that agree modulo g show the same tasks: g problems of their own. The

@@ -54,7 +54,8 @@ class BlindAllocationEnv(EngineEnv):
 
     ## Episode End
 
-    `terminated` after C M visits of L steps; never `truncated` by the environment.
+    `terminated` after C M visits of L steps; never `truncated` by the environment. The last
+    observation, after the end, is all zeros.
 
     ## Information
 

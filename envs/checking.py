@@ -57,7 +57,7 @@ def check_vector_env(
         episodes: how many each environment plays to their end.
         seed: of the environments and the actions, at least 0.
         tolerance: absolute plus relative, of floating-point values; 0 asks for the same bits.
-        max_steps: steps after which playing stops, for episodes that do not end.
+        max_steps: steps after which playing stops; an episode has to end before.
         **arguments: of the environment; `autoreset_mode` restricts the check to that mode.
             An environment whose own arguments have one of the names above is to be given
             built.
@@ -66,10 +66,11 @@ def check_vector_env(
         VectorEnvMismatch: what differs first, with mode, number of environments, step,
             environment and both values.
         InvalidValueError: there is no native vector environment or no single one; an environment
-            without a spec or inside other wrappers than `make` puts; numbers out of range.
+            without a spec or inside other wrappers than `make` puts; numbers out of range; no
+            episode ended, so that nothing was seen of what happens then.
     """
-    sizes = [num_envs] if isinstance(num_envs, int) else list(num_envs)
-    for size in sizes:
+    sizes = list(num_envs) if isinstance(num_envs, Sequence) else [num_envs]
+    for size in sizes or [None]:  # nothing to check with would pass
         check_whole("num_envs", size, least=1)
     check_whole("episodes", episodes, least=1)
     check_whole("seed", seed, least=0)
@@ -94,9 +95,15 @@ def check_vector_env(
                 tolerance=tolerance,
             )
             try:
-                lockstep.check(episodes=episodes, seed=seed, max_steps=max_steps)
+                ended = lockstep.check(episodes=episodes, seed=seed, max_steps=max_steps)
             finally:
                 lockstep.close()
+            if not ended:
+                raise InvalidValueError(
+                    f"No episode of {recipe.spec.id} ended within max_steps={max_steps} steps, so "
+                    "that resets after an end could not be compared. Give a larger max_steps, or "
+                    "arguments that make episodes shorter (max_episode_steps, for instance)."
+                )
 
 
 @dataclass(frozen=True)

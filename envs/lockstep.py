@@ -66,13 +66,16 @@ class Lockstep:
         for env in (self.native, self.sync, *self.singles):
             env.close()
 
-    def check(self, *, episodes: int, seed: int, max_steps: int) -> None:
+    def check(self, *, episodes: int, seed: int, max_steps: int) -> bool:
         """Compare the spaces, resets with every form of seed, and played episodes.
 
         Args:
             episodes: that every environment plays to their end.
             seed: of environments and actions.
             max_steps: steps after which playing stops.
+
+        Returns:
+            Whether any episode ended.
 
         Raises:
             VectorEnvMismatch: at the first difference.
@@ -95,13 +98,14 @@ class Lockstep:
             self.reset([seed + n - i for i in range(n)], mask=alternate)
             self.reset(mask=~alternate if n > 1 else alternate)
         self.reset(seed)
-        self.play(space, episodes, max_steps, interrupt=alternate)
+        ended = self.play(space, episodes, max_steps, interrupt=alternate)
         # Some episodes are just over: nothing of that may outlive a reset.
         self.reset()
         self.play(space, episodes, min(2, max_steps))
         self.overwriting = True
         self.reset(seed)
         self.play(space, 1, max_steps)
+        return ended
 
     def play(
         self,
@@ -109,8 +113,12 @@ class Lockstep:
         episodes: int,
         max_steps: int,
         interrupt: NDArray[np.bool_] | None = None,
-    ) -> None:
-        """Take random actions until every environment has ended that many episodes."""
+    ) -> bool:
+        """Take random actions until every environment has ended that many episodes.
+
+        Returns:
+            Whether any episode ended.
+        """
         ends = np.zeros(self.n, dtype=np.int64)
         for step in range(max_steps):
             mask = self.over & (self.mode is AutoresetMode.DISABLED)
@@ -123,7 +131,8 @@ class Lockstep:
             self.step(concatenate(space, actions, empty), step + 1)
             ends += self.over
             if (ends >= episodes).all():
-                return
+                break
+        return bool(ends.any())
 
     def reset(
         self,

@@ -66,7 +66,8 @@ class PagingEnv(EngineEnv):
 
     ## Episode End
 
-    `terminated` after C M visits; never `truncated` by the environment.
+    `terminated` after C M visits; never `truncated` by the environment. The last observation,
+    after the end, is all zeros.
 
     ## Information
 

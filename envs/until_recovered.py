@@ -52,7 +52,8 @@ class UntilRecoveredEnv(EngineEnv):
 
     `terminated` after C M visits. A policy may never get there: the registered environment
     truncates an episode after 10,000 steps (`max_episode_steps` of `gym.make` and
-    `gym.make_vec`; -1 of the former for no limit).
+    `gym.make_vec`; for no limit -1 in the former and None in the latter). The last observation,
+    after the end, is all zeros.
 
     ## Information
 

@@ -40,7 +40,7 @@ class EngineVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
         self,
         engine: Engine,
         *,
-        autoreset_mode: str = "next_step",
+        autoreset_mode: str | AutoresetMode = "next_step",
         max_episode_steps: int | None = None,
         render_mode: str | None = None,
     ) -> None:
@@ -48,7 +48,7 @@ class EngineVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
 
         Args:
             engine: of n episodes.
-            autoreset_mode: `"next_step"`, `"same_step"` or `"disabled"`.
+            autoreset_mode: `"next_step"`, `"same_step"` or `"disabled"`, or Gymnasium's member.
             max_episode_steps: steps after which an episode is truncated, as Gymnasium's
                 `TimeLimit` does; None for no limit.
             render_mode: None, `"ansi"` or `"rgb_array"`.
@@ -57,7 +57,9 @@ class EngineVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
             UnknownNameError: an autoreset or render mode that does not exist.
             InvalidValueError: a limit that is no whole number of at least 1.
         """
-        if autoreset_mode not in AUTORESET_MODES:
+        if isinstance(autoreset_mode, AutoresetMode):
+            autoreset_mode = autoreset_mode.name.lower()
+        if not isinstance(autoreset_mode, str) or autoreset_mode not in AUTORESET_MODES:
             raise unknown("autoreset mode", autoreset_mode, AUTORESET_MODES)
         check_render_mode(render_mode)
         if max_episode_steps is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import gymnasium as gym
 
@@ -67,12 +68,15 @@ def environment_family(name: str) -> str:
 
     Args:
         name: a registered id, `"module:id"` too; an id of one's own is of the family of the
-            environment class behind it.
+            suite's environment that it was registered with, as a string or as a class, which
+            may be a subclass.
     """
     registered = gym.registry.get(name.rpartition(":")[2])
-    entry_point = None if registered is None else registered.entry_point
+    entry_point: Any = None if registered is None else registered.entry_point
+    bases = getattr(entry_point, "__mro__", ())
+    known = {entry_point, *(f"{base.__module__}:{base.__qualname__}" for base in bases)}
     for spec in ENVIRONMENTS.values():
-        if spec.entry_point == entry_point:
+        if spec.entry_point in known:
             return spec.family
     return "live"
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from gymnasium import spaces
@@ -11,10 +13,61 @@ from numpy.typing import NDArray
 from nsr_gym.envs.layout import Layout
 from nsr_gym.envs.protocol import Info, Ints, Outcome
 from nsr_gym.envs.render import draw_grid
-from nsr_gym.envs.tabular.config import AllocationConfig, RecoveryConfig, problems
+from nsr_gym.envs.tabular.config import AllocationConfig, RecoveryConfig
 from nsr_gym.envs.tabular.stream import Streams
 from nsr_gym.noise import uniform
 from nsr_gym.regret.problems import AllocationProblem
+
+
+@dataclass(frozen=True, eq=False)
+class _Tables:
+    """The tables of all instances behind each other, so that one look-up serves all episodes.
+
+    Attributes:
+        first: the first instance.
+        rewards: reward by instance, task and allocation, flat.
+        scaled: the same in the range 0 to 1 of its instance; 1 where all are equal.
+        optimal: whether the allocation is optimal for the task.
+        best: best reward by instance and task, flat.
+        symbol: most likely symbol by instance and task.
+        cumulative: (instances M, O - 1) distribution function of the symbol. Its last value is
+            left out: rounding must not lead beyond the last symbol.
+        random: whether any symbol is drawn.
+    """
+
+    first: AllocationProblem
+    rewards: NDArray[np.float64]
+    scaled: NDArray[np.float32]
+    optimal: NDArray[np.bool_]
+    best: NDArray[np.float64]
+    symbol: Ints
+    cumulative: NDArray[np.float64]
+    random: bool
+
+
+@lru_cache(maxsize=4)
+def _tables(config: AllocationConfig) -> _Tables:
+    """Return the tables of the instances that an episode can be of; environments share them."""
+    first = config.problem(config.numbers[0])
+    rewards, scaled, optimal, kernels = [], [], [], []
+    for number in config.numbers:
+        problem = config.problem(number)
+        low, span = problem.rewards.min(), float(np.ptp(problem.rewards))
+        rewards.append(problem.rewards)
+        scaled.append((problem.rewards - low) / span if span else np.ones_like(problem.rewards))
+        optimal.append(problem.optimal)
+        kernels.append(problem.kernel)
+    kernel, stacked = np.concatenate(kernels), np.stack(rewards)
+    return _Tables(
+        first=first,
+        rewards=stacked.ravel(),
+        scaled=np.stack(scaled).astype(np.float32).ravel(),
+        optimal=np.stack(optimal).ravel(),
+        best=stacked.max(axis=2).ravel(),
+        symbol=kernel.argmax(axis=1),
+        cumulative=np.cumsum(kernel, axis=1)[:, :-1],
+        random=not np.isin(kernel, (0.0, 1.0)).all(),
+    )
 
 
 class AllocationEngine:
@@ -37,20 +90,20 @@ class AllocationEngine:
 
     def __init__(self, config: AllocationConfig, num_episodes: int) -> None:
         """Prepare E episodes."""
-        instances = problems(config)
+        self._tables = _tables(config)
+        first = self._tables.first
         self.num_episodes, self.config = num_episodes, config
-        self.problem: AllocationProblem | None = instances[0] if len(instances) == 1 else None
+        self.problem: AllocationProblem | None = first if len(config.numbers) == 1 else None
         self.streams = Streams(config, num_episodes)
-        self._tables(instances)
-        sizes = {"observation": instances[0].num_observations}
+        sizes = {"observation": first.num_observations}
         if config.feedback != "none":
             sizes["last_reward"] = 1
         if config.feedback == "last-action+reward":
-            sizes["last_action"] = instances[0].num_allocations
+            sizes["last_action"] = first.num_allocations
         if config.clock:
             sizes["clock"] = config.clock
         self.layout = Layout(sizes)
-        self.action_space = spaces.Discrete(instances[0].num_allocations)
+        self.action_space = spaces.Discrete(first.num_allocations)
         self.observation_space = self.layout.space(config.observation)
         # In reading C an observation may stay for the whole visit.
         self._redraw = config.redraw if isinstance(config, RecoveryConfig) else True
@@ -85,8 +138,8 @@ class AllocationEngine:
         visit, task = self._visit[some].copy(), self._task[some].copy()
         place = self._base[some] + task
         cell = place * int(self.action_space.n) + actions
-        reward, correct = self._rewards.take(cell), self._optimal.take(cell)
-        oracle = self._best.take(place)
+        reward, correct = self._tables.rewards.take(cell), self._tables.optimal.take(cell)
+        oracle = self._tables.best.take(place)
         tries = self._tries[some] + 1
         self._regret[some] += oracle - reward
         self._lost[rows, visit] += oracle - reward
@@ -101,7 +154,7 @@ class AllocationEngine:
         observations = self._arrive(rows, np.minimum(now, config.num_visits - 1))
         fields = self.layout.slices
         if "last_reward" in fields:
-            observations[:, fields["last_reward"].start] = self._scaled.take(cell)
+            observations[:, fields["last_reward"].start] = self._tables.scaled.take(cell)
         if "last_action" in fields:
             observations[np.arange(len(rows)), fields["last_action"].start + actions] = 1.0
         observations[terminated] = 0.0
@@ -129,33 +182,18 @@ class AllocationEngine:
             return f"{head}, {regret}"
         return f"{head}, {regret}, task {self._task[row]}, tries in this visit {self._tries[row]}"
 
-    def _tables(self, instances: Sequence[AllocationProblem]) -> None:
-        """Lay the instances' tables behind each other, so that one look-up serves all episodes."""
-        rewards = np.stack([problem.rewards for problem in instances])
-        low = rewards.min(axis=(1, 2), keepdims=True)
-        span = rewards.max(axis=(1, 2), keepdims=True) - low
-        self._rewards = rewards.ravel()
-        self._scaled = ((rewards - low) / np.where(span > 0, span, 1.0)).astype(np.float32).ravel()
-        self._optimal = np.stack([problem.optimal for problem in instances]).ravel()
-        self._best = np.stack([problem.best for problem in instances]).ravel()
-        kernel = np.concatenate([problem.kernel for problem in instances])
-        self._symbol = kernel.argmax(axis=1)
-        self._random = not np.isin(kernel, (0.0, 1.0)).all()
-        # The last bound is left out: rounding must not lead beyond the last symbol.
-        self._cumulative = np.cumsum(kernel, axis=1)[:, :-1]
-
     def _arrive(self, rows: Ints, visit: Ints) -> NDArray[np.float32]:
         """Let the visits' tasks be present and draw what is observed of them."""
         n, config = len(rows), self.config
         task = self.streams.tasks(rows, visit)
         self._task[rows] = task
         place = self._base[rows] + task
-        if self._random:
+        if self._tables.random:
             counter = self._steps[rows] if self._redraw else visit
             number = uniform(self.streams.key[rows], counter)
-            symbol = (number[:, None] >= self._cumulative[place]).sum(axis=1)
+            symbol = (number[:, None] >= self._tables.cumulative[place]).sum(axis=1)
         else:
-            symbol = self._symbol.take(place)
+            symbol = self._tables.symbol.take(place)
         observations = np.zeros((n, self.layout.size), dtype=np.float32)
         every = np.arange(n)
         observations[every, symbol] = 1.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,8 @@ from nsr_gym.regret.instances import INSTANCES, draw_allocation, draw_paging_cos
 from nsr_gym.regret.problems import ORDERS, AllocationProblem, PagingProblem
 from nsr_gym.tasks import SPLITS
 
+SMALLEST = 1e-6
+"""Least gap and Delta_switch: what is smaller would be lost in rounding."""
 FEEDBACK = ("none", "last-reward", "last-action+reward")
 
 
@@ -148,7 +149,7 @@ class BlindConfig(AllocationConfig):
     def __post_init__(self) -> None:
         """Check every value; see `TabularConfig`."""
         check_whole("steps", self.steps, least=1)
-        check_number("gap", self.gap, low=0.0, high=1.0, open_low=True)
+        check_number("gap", self.gap, low=SMALLEST, high=1.0)
         super().__post_init__()
 
     @property
@@ -177,7 +178,7 @@ class RecoveryConfig(AllocationConfig):
 
     def __post_init__(self) -> None:
         """Check every value; see `TabularConfig`."""
-        check_number("delta", self.delta, low=0.0, open_low=True)
+        check_number("delta", self.delta, low=SMALLEST)
         if not isinstance(self.redraw, bool):
             raise InvalidValueError(f"Expected redraw to be true or false; got {self.redraw!r}.")
         super().__post_init__()
@@ -217,7 +218,7 @@ class PagingConfig(TabularConfig):
         """Check every value; see `TabularConfig`."""
         super().__post_init__()
         check_choices(self, {"costs": ("equal", "random")})
-        check_number("delta", self.delta, low=0.0, open_low=True)
+        check_number("delta", self.delta, low=SMALLEST)
         check_number("similarity_noise", self.similarity_noise, low=0.0)
         self.problem(self.numbers[0])
 
@@ -242,12 +243,6 @@ class PagingConfig(TabularConfig):
         )
 
 
-@lru_cache(maxsize=8)
-def problems(config: TabularConfig) -> tuple[Any, ...]:
-    """Return the instances that an episode can be of; shared by all environments of a process."""
-    return tuple(config.problem(number) for number in config.numbers)
-
-
 def _tupled(value: Any) -> Any:
     value = value.tolist() if isinstance(value, np.ndarray) else value
-    return tuple(_tupled(item) for item in value) if isinstance(value, list) else value
+    return tuple(_tupled(item) for item in value) if isinstance(value, list | tuple) else value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from gymnasium import spaces
@@ -11,13 +12,20 @@ from numpy.typing import NDArray
 from nsr_gym.envs.layout import Layout
 from nsr_gym.envs.protocol import Info, Ints, Outcome
 from nsr_gym.envs.render import draw_grid
-from nsr_gym.envs.tabular.config import PagingConfig, problems
+from nsr_gym.envs.tabular.config import PagingConfig
 from nsr_gym.envs.tabular.stream import Streams
 from nsr_gym.noise import uniform
 from nsr_gym.regret.problems import PagingProblem
 
 EMPTY = -1
 _PLACE_FIELDS = ("similarity", "stored_rank", "age", "stored_age", "uses")
+
+
+@lru_cache(maxsize=4)
+def _costs(config: PagingConfig) -> tuple[PagingProblem, NDArray[np.float64]]:
+    """Return the first instance, and what a visit from nothing costs in all, (instances, M)."""
+    costs = np.stack([config.problem(number).delta for number in config.numbers])
+    return config.problem(config.numbers[0]), costs
 
 
 class PagingEngine:
@@ -42,10 +50,9 @@ class PagingEngine:
 
     def __init__(self, config: PagingConfig, num_episodes: int) -> None:
         """Prepare E episodes."""
-        instances = problems(config)
-        first = instances[0]
+        first, self._delta = _costs(config)
         self.num_episodes, self.config = num_episodes, config
-        self.problem: PagingProblem | None = first if len(instances) == 1 else None
+        self.problem: PagingProblem | None = first if len(config.numbers) == 1 else None
         self.streams = Streams(config, num_episodes)
         self._units = first.capacity * first.max_rank
         self._active = first.slots * first.max_rank
@@ -54,7 +61,6 @@ class PagingEngine:
         # What place j's solution is worth to a visit of task i; its own is worth everything.
         self._worth = np.where(np.eye(config.num_tasks, dtype=bool), 1.0, first.transfer)
         self._shares = bool((self._worth[~np.eye(config.num_tasks, dtype=bool)] > 0).any())
-        self._delta = np.stack([problem.delta for problem in instances])
         e, p, r = num_episodes, self._units, first.max_rank
         per_place = dict.fromkeys(_PLACE_FIELDS, p)
         self.layout = Layout(per_place | {"occupancy": 1, "visits_left": 1})
@@ -67,16 +73,10 @@ class PagingEngine:
         self._visit, self._task, self._occupied, self._entries = (
             np.zeros(e, dtype=np.int64) for _ in range(4)
         )
-        # Views for places counted through all episodes, row P + place.
-        self._flat_held, self._flat_rank, self._flat_used, self._flat_stored, self._flat_uses = (
-            values.reshape(-1)
-            for values in (self.held, self.rank, self._used, self._stored, self._uses)
-        )
         self._base = np.zeros(e, dtype=np.int64)  # where an episode's costs begin
         self._seen = np.zeros((e, config.num_tasks), dtype=bool)
         self._regret = np.zeros(e)
         self._cost = np.zeros((e, config.num_visits))
-        self._flat_cost = self._cost.reshape(-1)
         self._split = np.full(e, config.split, dtype=object)
 
     def reset(
@@ -121,9 +121,9 @@ class PagingEngine:
         if self._error:
             reward -= (started & (recall > self._active)) * self._error
         oracle, returns = self._oracle(rows, task, delta)
-        self._flat_uses[source] += started
+        self._uses.reshape(-1)[source] += started
         begun = np.flatnonzero(started)
-        self._flat_used[source.take(begun)] = visit.take(begun)
+        self._used.reshape(-1)[source.take(begun)] = visit.take(begun)
         # Store: the units of the place itself can be used again, others' cannot.
         wanted = np.where(rank == 0, self._full, rank) if config.forced else rank
         before = self.rank.take(target)
@@ -134,7 +134,7 @@ class PagingEngine:
         self._occupied[some] += (granted - before) * stores
         self._entries[some] += stores & (before == 0)
         self._regret[some] += oracle - reward
-        self._flat_cost[rows * config.num_visits + visit] = -reward
+        self._cost.reshape(-1)[rows * config.num_visits + visit] = -reward
         info = self._info(rows, visit, task, returns, hit, projected, oracle)
         self._visit[some] += 1
         terminated = visit + 1 == config.num_visits
@@ -200,13 +200,13 @@ class PagingEngine:
         """Put results into places; an update of the recalled entry keeps its history."""
         stores = np.flatnonzero(rank)
         place = target.take(stores)
-        self._flat_held[place] = task.take(stores)
-        self._flat_rank[place] = rank.take(stores)
-        self._flat_used[place] = visit.take(stores)
+        self.held.reshape(-1)[place] = task.take(stores)
+        self.rank.reshape(-1)[place] = rank.take(stores)
+        self._used.reshape(-1)[place] = visit.take(stores)
         new = np.flatnonzero((rank > 0) & ~update)
         place = target.take(new)
-        self._flat_stored[place] = visit.take(new)
-        self._flat_uses[place] = 0
+        self._stored.reshape(-1)[place] = visit.take(new)
+        self._uses.reshape(-1)[place] = 0
 
     def _arrive(self, rows: Ints, visit: Ints) -> NDArray[np.float32]:
         """Let the visits' tasks come and observe what is held."""

@@ -23,10 +23,11 @@ import pandas as pd
 
 from nsr_gym.errors import FileFormatError, InvalidValueError, StateError, unknown
 from nsr_gym.evaluation.cells import VISITS, Cell, ResultFolder, read_parquet, write_parquet
+from nsr_gym.evaluation.rollout import check_arguments
 from nsr_gym.registration import environment_family
-from nsr_gym.registry import agent_spec
+from nsr_gym.registry import agent_spec, make_agent
 
-_PACKAGES = ("nsr-gym", "gymnasium", "torch", "numpy", "pandas", "scikit-learn")
+_PACKAGES = ("nsr-gym", "gymnasium", "torch", "numpy", "scipy", "pandas", "scikit-learn")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +79,7 @@ class Comparison:
                 "Expected seeds that are not negative and a block of at least 1; got "
                 f"{list(self.seeds)} and {self.block}."
             )
-        if "access" in self.arguments or "observe_task_id" in self.arguments:
-            raise InvalidValueError(
-                "Each agent sets its own access level; leave access and observe_task_id out."
-            )
+        check_arguments(self.arguments)
 
     def cells(self) -> list[Cell]:
         """Return the units of work, in the order of the table.
@@ -158,13 +156,28 @@ def run(
         # A run killed in its first moment leaves hidden files at most.
         if folder.exists() and any(file.name[0] != "." for file in folder.iterdir()):
             raise StateError(f"{folder} is not empty and holds no comparison; choose another name.")
-        for environment in comparison.environments:
-            # Wrong arguments are to be found before anything is written.
-            gym.make_vec(environment, num_envs=1, **comparison.arguments).close()
+        # Wrong arguments are to be found before anything is written.
+        for cell in {(cell.environment, cell.agent): cell for cell in cells}.values():
+            _probe(cell)
     folder.mkdir(parents=True, exist_ok=True)
     with results.lock():
         _claim(results, comparison, resume)
         return _run_locked(results, cells, count, progress)
+
+
+def _probe(cell: Cell) -> None:
+    """Build a cell's environment and agent and throw them away.
+
+    Raises:
+        NsrGymError: one refuses the other or its arguments.
+    """
+    family = environment_family(cell.environment)
+    chosen = {**cell.arguments, **agent_spec(cell.agent).environment_arguments(family)}
+    env = gym.make_vec(cell.environment, num_envs=1, vectorization_mode=None, **chosen)
+    try:
+        make_agent(cell.agent, env, **cell.agent_arguments)
+    finally:
+        env.close()
 
 
 def load(folder: Path) -> pd.DataFrame:

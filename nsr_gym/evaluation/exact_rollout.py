@@ -20,15 +20,16 @@ def play_exact(
     """Play one episode per seed side by side and sum what happens over each visit.
 
     Args:
-        env: a native vector environment of the suite with one environment for each seed.
+        env: a native vector environment of the suite with one environment for each seed, which
+            resets in the step after an end.
         player: an agent with the `predict` signature of Stable-Baselines3.
         seeds: of the episodes.
         progress: called with the number of visits finished since the last call.
 
     Returns:
-        One row per visit that was begun: `seed`, `stream_hash`, `instance`, `visit`, `cycle`,
-        `task`, `is_return`, `steps`, `wrong` (steps that were not right, or 1 for a miss),
-        `reward`, `oracle_reward`, `finished`, `seconds`.
+        One row per visit that was begun: `seed`, `stream_hash`, `instance`, `num_visits` (V),
+        `visit`, `cycle`, `task`, `is_return`, `steps`, `wrong` (steps that were not right, or 1
+        for a miss), `reward`, `oracle_reward`, `finished`, `seconds`.
     """
     engine, n = env.unwrapped.engine, len(seeds)
     v, rows = engine.config.num_visits, np.arange(n)
@@ -40,7 +41,7 @@ def play_exact(
     instance = first["instance"]
     hashes = [engine.streams.hash(row) for row in rows]
     state = player.initial_state(seeds) if hasattr(player, "initial_state") else None
-    start, playing = np.ones(n, dtype=bool), np.ones(n, dtype=bool)
+    start, ended, playing = np.ones(n, dtype=bool), np.zeros(n, dtype=bool), np.ones(n, dtype=bool)
     finished = np.zeros((n, v), dtype=bool)
     while playing.any():
         masks = {"action_masks": env.unwrapped.action_masks()} if takes_masks else {}
@@ -48,8 +49,9 @@ def play_exact(
             observation, state=state, episode_start=start, deterministic=False, **masks
         )
         observation, reward, terminated, truncated, info = env.step(actions)
-        start = terminated | truncated
-        # Episodes that are over go on with another one, which is not counted.
+        # Episodes that are over go on with another one, which is not counted. Its first observation
+        # comes one step after the end.
+        start, ended = ended, terminated | truncated
         row = rows[playing]
         visit = info["visit"][row]
         cell = row, visit
@@ -65,9 +67,9 @@ def play_exact(
         # A visit is over when another one has begun, or the episode has ended by itself.
         later = visit > 0
         finished[row[later], visit[later] - 1] = True
-        ended = terminated[row]
-        finished[row[ended], visit[ended]] = True
-        playing[row] &= ~start[row]
+        whole = terminated[row]
+        finished[row[whole], visit[whole]] = True
+        playing[row] &= ~ended[row]
         if progress is not None and (made := int(finished.sum()) - before):
             progress(made)
     begun = sums["steps"] > 0
@@ -76,6 +78,7 @@ def play_exact(
         "seed": np.asarray(seeds)[row],
         "stream_hash": np.array(hashes, dtype=object)[row],
         "instance": instance[row],
+        "num_visits": np.full(len(row), v),
         "visit": visit,
         "cycle": visit // engine.config.num_tasks,
         "task": facts["task"][begun],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -37,7 +37,8 @@ def play(
     Args:
         environment: an id of the suite.
         agent: a registered name; it is run with the environment arguments that it sets itself
-            (its access level in live environments).
+            (its access level in live environments), in live environments deterministically, in
+            exact ones, where the best policy may have to randomise, not.
         seeds: one episode each. Every agent sees the same streams and the same random numbers
             for the same seed.
         arguments: of the environment; `split` is `"test"` where they do not say.
@@ -53,14 +54,13 @@ def play(
 
     Raises:
         UnknownNameError: no such agent or argument.
-        InvalidValueError: no seeds, an argument out of range, or an agent that does not play
-            this environment.
+        InvalidValueError: no seeds, an argument out of range or not the caller's to set, or an
+            agent that does not play this environment.
     """
     if len(seeds) == 0:
         raise InvalidValueError("Expected at least one seed; got none.")
     spec, family = agent_spec(agent), environment_family(environment)
-    if "access" in (arguments or {}):
-        raise InvalidValueError("The agent sets the access level; leave access out.")
+    check_arguments(arguments or {})
     chosen = {"split": "test"} | (arguments or {}) | spec.environment_arguments(family)
     env: Any = gym.make_vec(environment, num_envs=len(seeds), vectorization_mode=None, **chosen)
     try:
@@ -76,6 +76,24 @@ def play(
     table.insert(4, "split", engine_config.split)
     table.insert(5, "num_tasks", engine_config.num_tasks)
     return table.sort_values(["seed", "visit"], ignore_index=True)
+
+
+def check_arguments(arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments of an environment that are not the caller's to set.
+
+    Raises:
+        InvalidValueError: what the agent sets, or what playing an episode rests on.
+    """
+    for name in ("access", "observe_task_id"):
+        if name in arguments:
+            raise InvalidValueError(
+                f"Each agent sets its own access level; leave {name} out (got {arguments[name]!r})."
+            )
+    if "autoreset_mode" in arguments:
+        raise InvalidValueError(
+            "Episodes are played once each, in the autoreset mode 'next_step'; leave "
+            f"autoreset_mode out (got {arguments['autoreset_mode']!r})."
+        )
 
 
 def _episode(

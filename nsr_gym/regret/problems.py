@@ -85,8 +85,8 @@ class AllocationProblem:
 
     @cached_property
     def optimal(self) -> NDArray[np.bool_]:
-        """(M, A) whether an allocation is best for a task (to within 1e-12)."""
-        return np.asarray(self.gaps <= 1e-12)
+        """(M, A) whether an allocation is best for a task, up to rounding."""
+        return np.asarray(self.gaps <= 1e-12 * max(np.abs(self.rewards).max(), 1e-300))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -250,6 +250,11 @@ def with_clock(kernel: Floats, period: int, cycles: int | None = None) -> Floats
     visits = np.arange(m)[:, None] + m * np.arange(counted)
     clock = np.stack([(visits % period == shown).mean(axis=1) for shown in range(period)], axis=1)
     return np.asarray((kernel[:, :, None] * clock[:, None, :]).reshape(m, -1))
+
+
+def constant_symbols(kernel: Floats) -> bool:
+    """Whether every task always shows the same symbol: drawing it again changes nothing."""
+    return bool(np.isin(kernel, (0.0, 1.0)).all())
 
 
 def is_number(value: Any) -> bool:

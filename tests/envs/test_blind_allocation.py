@@ -151,6 +151,20 @@ def test_train_and_test_share_no_instance(make_env: Make) -> None:
     assert not tables["train"] & tables["test"]
 
 
+def test_a_table_may_be_of_lists_tuples_and_arrays(make_env: Make) -> None:
+    for form in (list, tuple, np.array):
+        rewards = form([form([1.0, 0.0]), form([0.0, 1.0])])
+        env = make_env(ENV, num_tasks=2, rewards=rewards, obs=rewards)
+        np.testing.assert_array_equal(env.engine.problem.rewards, np.eye(2))
+        mixed = make_env(ENV, num_tasks=2, rewards=([1.0, 0.0], np.array([0.0, 1.0])))
+        np.testing.assert_array_equal(mixed.engine.problem.rewards, np.eye(2))
+
+
+def test_where_nothing_is_wrong_every_step_is_a_success(make_env: Make) -> None:
+    env = make_env(ENV, num_tasks=1, cycles=3, feedback="last-reward", observation="dict")
+    assert [shown["last_reward"][0] for shown, _, _ in play(env, lambda t: 0)] == [0.0, 1.0, 1.0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
     [
@@ -186,13 +200,17 @@ def test_wrong_arguments_are_answered(
 
 @pytest.mark.parametrize("action", [3, -1, 0.5, None, "1", [0], np.array([0, 1])], ids=str)
 def test_wrong_actions_are_refused_and_change_nothing(action: Any, make_env: Make) -> None:
-    env, untouched = make_env(ENV), make_env(ENV)
+    env, untouched = (make_env(ENV, clock=6) for _ in range(2))
     for one in (env, untouched):
         one.reset(seed=0)
     with pytest.raises(InvalidValueError, match="Expected actions as a whole number below 3"):
         env.step(action)
-    assert env.step(1)[1:] != ()
-    np.testing.assert_array_equal(env.step(1)[0], (untouched.step(1), untouched.step(1))[1][0])
+    for _ in range(3):
+        ours, theirs = env.step(1), untouched.step(1)
+        np.testing.assert_array_equal(ours[0], theirs[0])
+        assert ours[1:4] == theirs[1:4]
+        assert ours[4]["visit"] == theirs[4]["visit"]
+        assert ours[4]["regret"] == theirs[4]["regret"]
 
 
 @pytest.mark.parametrize("num_tasks", [1, 2, 40])

@@ -418,7 +418,9 @@ def test_only_the_mode_asked_for_is_checked(register: Register) -> None:
         check_vector_env(env_id, autoreset_mode="sideways", **SMALL)
 
 
-def test_endless_episodes_are_played_up_to_the_given_steps(register: Register) -> None:
+def test_episodes_that_do_not_end_leave_something_unchecked_and_that_is_said(
+    register: Register,
+) -> None:
     class LateError(Native):
         calls = 0
 
@@ -428,8 +430,15 @@ def test_endless_episodes_are_played_up_to_the_given_steps(register: Register) -
 
     env_id = register(LateError)
     few = {"num_envs": (1,), "max_steps": 9, "autoreset_mode": "next_step"}
-    check_vector_env(env_id, **few, endless=True)
+    with pytest.raises(InvalidValueError, match=r"No episode .* ended within max_steps=9"):
+        check_vector_env(env_id, **few, endless=True)
     assert LateError.calls == 9 + 2 + 9
+
+
+@pytest.mark.parametrize("num_envs", [(), 2.5, None, "2", (1, 0), (True,)], ids=str)
+def test_numbers_of_environments_that_check_nothing_are_refused(num_envs: Any) -> None:
+    with pytest.raises(InvalidValueError, match="num_envs"):
+        check_vector_env("NSR/BlindAllocation-v0", num_envs=num_envs)
 
 
 def test_built_environments_are_checked_with_their_own_arguments(register: Register) -> None:

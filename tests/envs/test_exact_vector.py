@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import gymnasium as gym
@@ -50,6 +52,28 @@ def test_native_synchronous_and_single_environments_are_the_same(case: str) -> N
 @pytest.mark.parametrize("env_id", sorted({env_id for env_id, _ in CASES.values()}))
 def test_as_registered_they_are_the_same(env_id: str) -> None:
     check_vector_env(env_id, num_envs=(2,), episodes=1)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))])
+@pytest.mark.parametrize("env_id", sorted({env_id for env_id, _ in CASES.values()}))
+def test_a_copy_in_the_middle_of_an_episode_goes_on_as_the_original(
+    env_id: str, copied: Any
+) -> None:
+    more = {"slots": 3} if "Paging" in env_id else {"feedback": "last-action+reward"}
+    env = gym.make_vec(env_id, 2, num_tasks=5, cycles=4, **more)
+    env.reset(seed=0)
+    space = env.single_action_space
+    actions = [np.stack([space.sample(), space.sample()]) for _ in range(15)]
+    for action in actions[:6]:
+        env.step(action)
+    other = copied(env)
+    for action in actions[6:]:
+        for ours, theirs in zip(env.step(action)[:4], other.step(action)[:4], strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    for ours, theirs in zip((env.reset(seed=1),), (other.reset(seed=1),), strict=True):
+        np.testing.assert_array_equal(ours[0], theirs[0])
+    for action in actions:
+        np.testing.assert_array_equal(env.step(action)[1], other.step(action)[1])
 
 
 @pytest.mark.parametrize("env_id", sorted({env_id for env_id, _ in CASES.values()}))
