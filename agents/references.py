@@ -113,12 +113,12 @@ def best_memoryless(env: Any, *, solution: Solution | None = None) -> RuleAgent:
         if solution is None:
             solution = solve_paging(engine.problem, engine.config.cycles, check=False)
         return PagingPlanAgent(env, plan=solution.policy)
-    problem = engine.problem
-    if not problem.plain or problem.forced or np.ptp(problem.delta) > 0:
+    problem, noise = engine.problem, engine.config.similarity_noise
+    if not problem.plain or problem.forced or np.ptp(problem.delta) > 0 or noise > 0.5:
         raise InvalidValueError(
-            f"No optimum is known for order={engine.config.order!r} unless tasks cost the same, "
-            "solutions are whole, may be discarded, do not transfer and are recalled without "
-            "error; take order='fixed', or the agent 'pin'."
+            f"The optimum can be played in order={engine.config.order!r} only where tasks cost the "
+            "same, solutions are whole, may be discarded, do not transfer, are recalled without "
+            "error, and similarity tells them apart; take order='fixed', or the agent 'pin'."
         )
     return PinRetentionAgent(env)
 
@@ -181,6 +181,7 @@ def _poses(engine: Any, solution: Solution) -> bool:
         kernels.append(with_clock(ours.kernel, config.clock, config.cycles))
     return (
         solution.reading == ("C" if config.visit_steps is None else "A")
+        and (solution.redraw in (None, config.redraw) if config.visit_steps is None else True)
         and np.array_equal(ours.rewards, theirs.rewards)
         and any(np.array_equal(kernel, theirs.kernel) for kernel in kernels)
     )

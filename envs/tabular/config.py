@@ -16,7 +16,12 @@ from nsr_gym.envs.arguments import (
 )
 from nsr_gym.errors import InvalidValueError
 from nsr_gym.regret.instances import INSTANCES, draw_allocation, draw_paging_costs
-from nsr_gym.regret.problems import ORDERS, AllocationProblem, PagingProblem
+from nsr_gym.regret.problems import (
+    ORDERS,
+    AllocationProblem,
+    PagingProblem,
+    observation_kernel,
+)
 from nsr_gym.tasks import SPLITS
 
 SMALLEST = 1e-6
@@ -70,6 +75,15 @@ class TabularConfig(Arguments):
         return self.num_tasks * self.cycles
 
     @property
+    def alike(self) -> bool:
+        """Whether a policy that does not know the instance fares alike in all of them."""
+        raise NotImplementedError
+
+    def problem(self, number: int) -> Any:
+        """Return an instance of the split's set."""
+        raise NotImplementedError
+
+    @property
     def schedule(self) -> str:
         """The schedule that draws the order."""
         return ORDERS[self.order]
@@ -112,6 +126,16 @@ class AllocationConfig(TabularConfig):
     def visit_steps(self) -> int | None:
         """L, the steps of a visit; None where a visit ends with the right allocation."""
         return None
+
+    def _blind(self, rewards: Any) -> bool:
+        """Whether instances differ by the places of right allocations alone, and none shows."""
+        a, shown = self.num_allocations, observation_kernel(self.obs, self.num_tasks)
+        return (
+            isinstance(rewards, str)
+            and rewards == "equal"
+            and a in (None, self.num_tasks)
+            and shown.shape[1] == 1
+        )
 
     def _drawn(self, number: int, rewards: Any, gap: float, best: float) -> AllocationProblem:
         named = isinstance(self.obs, str)
@@ -157,6 +181,12 @@ class BlindConfig(AllocationConfig):
         """L, the steps of a visit."""
         return self.steps
 
+    @property
+    def alike(self) -> bool:
+        """Whether a policy that does not know the instance fares alike in all of them."""
+        table = not isinstance(self.rewards, str) and self.obs in ("blind", "full")
+        return table or (isinstance(self.obs, str) and self._blind(self.rewards))
+
     def problem(self, number: int) -> AllocationProblem:
         """Return an instance of the split's set; a right allocation is worth 1."""
         return self._drawn(number, self.rewards, self.gap, 1.0)
@@ -182,6 +212,11 @@ class RecoveryConfig(AllocationConfig):
         if not isinstance(self.redraw, bool):
             raise InvalidValueError(f"Expected redraw to be true or false; got {self.redraw!r}.")
         super().__post_init__()
+
+    @property
+    def alike(self) -> bool:
+        """Whether a policy that does not know the instance fares alike in all of them."""
+        return isinstance(self.obs, str) and self._blind("equal")
 
     def problem(self, number: int) -> AllocationProblem:
         """Return an instance of the split's set; a wrong try costs delta, the right one nothing."""
@@ -221,6 +256,11 @@ class PagingConfig(TabularConfig):
         check_number("delta", self.delta, low=SMALLEST)
         check_number("similarity_noise", self.similarity_noise, low=0.0)
         self.problem(self.numbers[0])
+
+    @property
+    def alike(self) -> bool:
+        """Whether all instances are the same."""
+        return self.costs == "equal"
 
     def problem(self, number: int) -> PagingProblem:
         """Return an instance of the split's set."""

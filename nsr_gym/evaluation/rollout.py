@@ -135,16 +135,15 @@ def _chooser(
     engine: Any, player: Any, state: Any
 ) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """Ask a player what it would do for each task, from where it stands, M times as many rows."""
-    n, repeats = engine.num_episodes, engine.config.num_tasks
+    repeats = engine.config.num_tasks
     takes_masks = "action_masks" in inspect.signature(player.predict).parameters
 
     def choose(observation: np.ndarray, masks: np.ndarray) -> np.ndarray:
-        # Recurrent policies keep (layers, episodes, width), rules keep (episodes, ...).
+        # Rules keep (episodes, ...), recurrent policies of SB3 (layers, episodes, width).
+        axis = 0 if hasattr(player, "initial_state") else 1
         repeated = None
         if state is not None:
-            repeated = tuple(
-                np.repeat(part, repeats, axis=0 if part.shape[0] == n else 1) for part in state
-            )
+            repeated = tuple(np.repeat(part, repeats, axis=axis) for part in state)
         shown: Any = observation
         if engine.config.observation == "dict":
             shown = engine.layout.as_dict(observation)

@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 
 from nsr_gym.regret.blind import Gaps, gap_report, policy_regret, solve_blind
-from nsr_gym.regret.problems import AllocationProblem, Floats, with_clock
+from nsr_gym.regret.problems import AllocationProblem, Floats, constant_symbols, with_clock
 from nsr_gym.regret.recovery import recovery_cost, solve_recovery
 from nsr_gym.regret.verdict import Assumption, Verdict
 
 _TINY = 1e-9
+_CHECKED = 500
+"""Entries of a policy of reading C up to which the optimum is solved again as a check."""
 _MEMORY = (
     "The observation holds the agent's own last reward (or action): that is a memory, and a policy "
     "on the observation alone can lock on to the cycle. Of an agent that ignores it the numbers of "
@@ -32,10 +34,12 @@ def judge_allocation(environment: str, problem: AllocationProblem, config: Any) 
     shown = AllocationProblem(problem.rewards, kernel)
     gaps = gap_report(shown)
     assumptions = _assumptions(problem, gaps, config)
-    notes = list(_notes(config))
     if config.visit_steps is None:
-        return _judge_recovery(environment, shown, config, gaps, assumptions, notes, clocked)
-    return _judge_blind(environment, shown, config, gaps, assumptions, notes)
+        # A clock stays for the visit; so does a symbol that drawing it again does not change.
+        redraw = config.redraw and not constant_symbols(problem.kernel)
+        known = not (clocked and redraw)
+        return _judge_recovery(environment, shown, config, gaps, assumptions, redraw, known)
+    return _judge_blind(environment, shown, config, gaps, assumptions)
 
 
 def _judge_blind(
@@ -44,7 +48,6 @@ def _judge_blind(
     config: Any,
     gaps: Gaps,
     assumptions: list[Assumption],
-    notes: list[str],
 ) -> Verdict:
     m, c, steps = problem.num_tasks, config.cycles, config.visit_steps
     scale = c * steps
@@ -52,15 +55,23 @@ def _judge_blind(
     optimum, bound = scale * solution.value, scale * gaps.bound
     delta = 0.0 if np.isnan(gaps.delta) else steps * gaps.delta
     theorem = c * (m - 1) * delta
-    remembers = config.feedback != "none"
+    remembers, notes = config.feedback != "none", []
+    lossless = gaps.allocation_error <= _TINY or np.isnan(gaps.delta)
     why = ""
     if remembers:
         why = _MEMORY
-    elif np.isnan(gaps.delta):
-        why = "Every allocation is optimal for every task: nothing can be lost."
-    elif bound <= _TINY:
+    elif gaps.factor == 0:
+        why = "One allocation is optimal for all tasks: nothing can be lost."
+    elif lossless:
         why = "The observation tells an optimal allocation: a memoryless policy loses nothing."
-    elif abs(bound - theorem) > _TINY:
+    elif config.order == "iid":
+        why = (
+            "The tasks are drawn anew at every visit: what came before tells nothing of the "
+            "present one. A policy that remembers, and knows the instance, does no better from "
+            f"visit to visit, and relative to it nothing is lost. (Against the best allocation of "
+            f"every task the best memoryless policy loses {optimum:g}.)"
+        )
+    elif abs(bound - theorem) > _TINY * max(bound, theorem):
         why = (
             f"T(M-1)Delta_switch = {theorem:g} is too much here: with what is observed, an optimal "
             f"allocation is missed with probability {gaps.allocation_error:.4f} instead of 1 - 1/M "
@@ -79,19 +90,13 @@ def _judge_blind(
                 else "."
             )
         )
-    if config.order == "iid":
+    learning = _learning_cost(problem, config, gaps)
+    if learning is not None and not lossless:
         notes.append(
-            "The tasks are drawn anew at every visit: history tells nothing that the observation "
-            "does not, and relative to a history-aware policy the regret is 0 where L = 1."
+            f"A history-aware learner that tries nothing twice on a task loses {learning:g} "
+            f"itself; relative to it the best memoryless policy loses {optimum - learning:g}."
         )
-    else:
-        learning = _learning_cost(problem, config, gaps)
-        if learning is not None and bound > _TINY:
-            notes.append(
-                f"A history-aware learner that tries nothing twice on a task loses {learning:g} "
-                f"itself; relative to it the best memoryless policy loses {optimum - learning:g}."
-            )
-    holds = not remembers and bound > _TINY
+    holds = not remembers and not lossless and config.order != "iid"
     uniform = np.full((problem.num_observations, problem.num_allocations), 1.0)
     pinned = np.eye(problem.num_allocations)[np.zeros(problem.num_observations, dtype=int)]
     return Verdict(
@@ -127,16 +132,15 @@ def _judge_recovery(
     config: Any,
     gaps: Gaps,
     assumptions: list[Assumption],
-    notes: list[str],
-    clocked: bool,
+    redraw: bool,
+    known: bool,
 ) -> Verdict:
     m, c = problem.num_tasks, config.cycles
     delta, visits = float(config.delta), m * c
     theorem = visits * (m - 1) * delta
-    remembers = config.feedback != "none"
-    # A clock stays for the visit while the symbol is drawn again: no closed problem of either kind.
-    solvable = not (clocked and config.redraw and not _constant(problem.kernel, config.clock))
-    solution = solve_recovery(problem, redraw=config.redraw and not clocked) if solvable else None
+    remembers, notes = config.feedback != "none", []
+    small = problem.num_observations * problem.num_allocations <= _CHECKED
+    solution = solve_recovery(problem, redraw=redraw, check=small) if known else None
     optimum = None if solution is None else c * delta * solution.value
     why = ""
     if remembers:
@@ -162,19 +166,18 @@ def _judge_recovery(
     a = problem.num_allocations
     blind = problem.num_observations == 1 and gaps.duplicates == 0 and a == m
     expected: dict[str, float] = {}
-    if not clocked:
+    if known:
         uniform = np.full((problem.num_observations, a), 1.0 / a)
-        expected["uniform-random"] = (
-            c * delta * recovery_cost(problem, uniform, redraw=config.redraw)
-        )
-        expected["pin"] = np.inf if m > 1 else expected["uniform-random"]
+        pinned = np.eye(a)[np.zeros(problem.num_observations, dtype=int)]
+        for agent, policy in (("uniform-random", uniform), ("pin", pinned)):
+            expected[agent] = c * delta * recovery_cost(problem, policy, redraw=redraw)
     if optimum is not None:
         expected["best-memoryless"] = optimum
     if gaps.duplicates == 0 and a == m:
         expected["elimination"] = visits * delta * (m - 1) / 2
     if blind and config.order == "fixed":
-        drawn = config.instance is None
-        expected["history-aware"] = delta * (m * (m - 1) / 4 if drawn else _first_tries(problem))
+        tries = [_first_tries(config.problem(number)) for number in config.numbers]
+        expected["history-aware"] = delta * float(np.mean(tries))
         notes.append(
             f"Relative to a policy that eliminates within the first cycle and recalls after it the "
             f"expected ratio to T(M-1)Delta_switch is 1 - 1/(4C) = {1 - 1 / (4 * c):.4f}, on "
@@ -208,7 +211,7 @@ def _judge_recovery(
 def _assumptions(problem: AllocationProblem, gaps: Gaps, config: Any) -> list[Assumption]:
     m = problem.num_tasks
     wrong = problem.gaps[~problem.optimal]
-    equal = not len(wrong) or float(np.ptp(wrong)) <= _TINY
+    equal = _equal(wrong)
     clock = "no clock is shown"
     if config.clock and config.order == "fixed":
         common = int(np.gcd(config.clock, m))
@@ -254,23 +257,15 @@ def _assumptions(problem: AllocationProblem, gaps: Gaps, config: Any) -> list[As
     ]
 
 
-def _notes(config: Any) -> list[str]:
-    if config.instance is not None:
-        return []
-    return [
-        "Every episode draws its own instance: the numbers are those of instance 0 of the split, "
-        "and the same for all where only the places of right allocations differ."
-    ]
-
-
 def _learning_cost(problem: AllocationProblem, config: Any, gaps: Gaps) -> float | None:
     """What a learner loses that tries nothing twice, with C L tries for each task."""
     wrong = problem.gaps[~problem.optimal]
     single = bool((problem.optimal.sum(axis=1) == 1).all())
-    if not len(wrong) or np.ptp(wrong) > _TINY or not single or config.order != "fixed":
+    if not single or not _equal(wrong) or config.order != "fixed":
         return None
-    tries = np.minimum(config.cycles * config.visit_steps, np.arange(problem.num_allocations))
-    return float(problem.num_tasks * tries.mean() * gaps.delta)
+    # In ascending order, as many wrong tries as there are allocations before the right one.
+    tries = np.minimum(config.cycles * config.visit_steps, problem.optimal.argmax(axis=1))
+    return float(tries.sum() * gaps.delta)
 
 
 def _first_tries(problem: AllocationProblem) -> int:
@@ -281,7 +276,5 @@ def _first_tries(problem: AllocationProblem) -> int:
     )
 
 
-def _constant(kernel: Floats, period: int) -> bool:
-    """Whether every task always shows the same symbol: drawing it again changes nothing."""
-    symbols = kernel.reshape(len(kernel), -1, period).sum(axis=2)
-    return bool(np.isin(np.round(symbols, 12), (0.0, 1.0)).all())
+def _equal(values: Floats) -> bool:
+    return not len(values) or float(np.ptp(values)) <= _TINY * float(values.max())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from nsr_gym.regret.delta import DeltaSwitch
 from nsr_gym.regret.measured import AgentRegret, MeasuredRegret
 from nsr_gym.regret.paging_bounds import recall_error_limit
 from nsr_gym.regret.verdict import Assumption, Verdict
@@ -18,7 +19,9 @@ def judge_live(regret: MeasuredRegret, held: Mapping[str, int]) -> Verdict:
     """
     m, cycles, delta = regret.num_tasks, regret.cycles, regret.delta
     size = delta.mean.point if delta is not None else float("nan")
-    pays = delta is not None and size > 0
+    # A mean over tasks can be beaten by holding a task that costs more than the mean.
+    least = delta.minimum.point if delta is not None else float("nan")
+    pays = delta is not None and delta.minimum.low > 0
     why = ""
     if not regret.cyclic:
         why = "The streams are not cyclic: tasks do not come once in every cycle."
@@ -28,22 +31,17 @@ def judge_live(regret: MeasuredRegret, held: Mapping[str, int]) -> Verdict:
         why = "No task returns: Delta_switch cannot be measured, and nothing is lost by forgetting."
     elif not pays:
         why = (
-            f"Delta_switch is {delta.mean}: starting from what was stored does not pay, and there "
-            "is nothing to lose by forgetting."
+            f"Delta_switch, the minimum over tasks, is {delta.minimum}: not clear of 0, so that "
+            "there may be nothing to lose by forgetting some task."
         )
-    bound = None if why else (cycles - 1) * (m - 1) * size
+    bound = None if why else (cycles - 1) * (m - 1) * least
     notes = list(regret.notes)
-    if bound is not None and delta is not None:
-        least = (cycles - 1) * (m - 1) * delta.minimum.point
+    if bound is not None:
         notes.append(
-            f"The bound takes the mean Delta_switch of the tasks, as for a policy that holds any "
-            f"one of them; with the smallest, the theorem's own, it is {least:.4f}. Whoever knows "
-            "which task costs most may come between the two."
-        )
-        notes.append(
-            f"Where the assumptions hold, the best policy holding one is expected at "
-            f"(C-1)/C = {regret.expected.best_bank_free:.4f} of T(M-1)Delta_switch, one forced to "
-            f"train every present task at {regret.expected.forced_reload:.4f}."
+            f"With the mean Delta_switch of the tasks, as a policy pays that holds any one of them "
+            f"whole, it is {(cycles - 1) * (m - 1) * size:.4f}: (C-1)/C = "
+            f"{regret.expected.best_bank_free:.4f} of T(M-1)Delta_switch. One that has to train "
+            f"every present task is expected at {regret.expected.forced_reload:.4f} of it."
         )
     return Verdict(
         environment=regret.environment,
@@ -52,8 +50,11 @@ def judge_live(regret: MeasuredRegret, held: Mapping[str, int]) -> Verdict:
         comparator=f"the agent {regret.reference}",
         unit=f"{regret.reward.replace('_', '-')} reward x visits",
         theorem=cycles * (m - 1) * size,
-        theorem_text=f"T = {cycles:g} cycles, M = {m}, Delta_switch = {size:.4f} (measured)",
-        formula="" if why else f"(C-1)(M-1) Delta_switch = {cycles - 1:g} x {m - 1} x {size:.4f}",
+        theorem_text=f"T = {cycles:g} cycles, M = {m}, mean Delta_switch = {size:.4f}, measured",
+        formula=""
+        if why
+        else f"(C-1)(M-1) Delta_switch = {cycles - 1:g} x {m - 1} x {least:.4f}, its minimum over "
+        "tasks, measured",
         bound=bound,
         why=why,
         assumptions=tuple(_assumptions(regret, held)),
@@ -88,15 +89,17 @@ def _assumptions(regret: MeasuredRegret, held: Mapping[str, int]) -> list[Assump
             f"task {delta.minimum}",
         )
     )
-    found += _about_policies(regret, held)
+    found += _about_policies(regret, delta, held)
     return found
 
 
-def _about_policies(regret: MeasuredRegret, held: Mapping[str, int]) -> list[Assumption]:
+def _about_policies(
+    regret: MeasuredRegret, delta: DeltaSwitch, held: Mapping[str, int]
+) -> list[Assumption]:
     """What the agents' results say of the remaining assumptions."""
     free = [a for a in regret.agents.values() if a.access != "bank"]
     found = []
-    if free:
+    if free and delta.mean.point > 0:
         kept = ", ".join(f"{a.agent} {held.get(a.agent, 0):,}" for a in free)
         found.append(
             Assumption(
@@ -106,17 +109,15 @@ def _about_policies(regret: MeasuredRegret, held: Mapping[str, int]) -> list[Ass
             )
         )
         best = min(free, key=lambda a: a.ratio.point)
-        expected = regret.expected.best_bank_free
-        low, high = best.ratio.low, best.ratio.high
-        # Divisible knowledge or transfer would let a policy get below; noise lets the mean.
-        whole = None if high != high else not high < expected
+        floor = regret.expected.best_bank_free * delta.minimum.point / delta.mean.point
+        refuted = best.ratio.high < floor  # False without an interval
         found.append(
             Assumption(
                 "a solution is held whole or not at all, and nothing transfers",
-                whole,
-                f"no policy without a bank may get below {expected:.4f} of T(M-1)Delta_switch; the "
-                f"best is {best.agent} with {best.ratio}"
-                + ("" if low != low or low > expected else ", not clearly above it"),
+                False if refuted else None,
+                f"{'refuted' if refuted else 'not refuted by these agents'}: no policy without a "
+                f"bank may get below {floor:.4f} of T(M-1)Delta_switch; the best is {best.agent} "
+                f"with {best.ratio}",
             )
         )
     found.append(_recall(regret, [a for a in regret.agents.values() if a.access == "bank"]))
@@ -127,17 +128,21 @@ def _recall(regret: MeasuredRegret, banked: list[AgentRegret]) -> Assumption:
     size = regret.delta.mean.point if regret.delta is not None else float("nan")
     limit = recall_error_limit(regret.num_tasks, size)
     returns = regret.num_visits - regret.num_tasks
-    per_return = {
-        a.agent: a.total.point / returns for a in banked if a.agent != regret.reference and returns
-    }
-    if not per_return:
+    shares = {a.agent: a.total for a in banked if a.agent != regret.reference and returns}
+    if not shares:
         return Assumption(
             "recall is cheaper than relearning", None, "no agent with a bank but the reference"
         )
-    listed = ", ".join(f"{agent} {error:.4f}" for agent, error in per_return.items())
+    listed = ", ".join(f"{agent} {total.point / returns:.4f}" for agent, total in shares.items())
+    best = min(shares.values(), key=lambda total: total.point)
+    cheaper = None
+    if best.high < limit * returns:
+        cheaper = True
+    elif best.low > limit * returns:
+        cheaper = False
     return Assumption(
         "recall is cheaper than relearning",
-        min(per_return.values()) < limit,
+        cheaper,
         f"regret per return against {regret.reference}: {listed}; it has to be below "
         f"(1-1/M)Delta_switch = {limit:.4f}",
     )

@@ -8,7 +8,7 @@ import numpy as np
 
 from nsr_gym.errors import InvalidValueError
 from nsr_gym.regret.paging import solve_paging
-from nsr_gym.regret.paging_bounds import iid_miss_rate, recall_error_limit
+from nsr_gym.regret.paging_bounds import iid_miss_rate, optimal_misses, recall_error_limit
 from nsr_gym.regret.problems import Floats, PagingProblem
 from nsr_gym.regret.solution import Certificate
 from nsr_gym.regret.verdict import Assumption, Verdict
@@ -33,26 +33,34 @@ def judge_paging(environment: str, problem: PagingProblem, config: Any) -> Verdi
     optimum, certificate = _optimum(problem, config, notes)
     why = _why(problem, config, form, optimum)
     expected: dict[str, float] = {}
-    if optimum is not None:
-        expected["best-memoryless"] = optimum
     told = config.similarity_noise <= 0.5
-    plain = problem.plain and not problem.forced and bool(np.ptp(problem.delta) <= _TINY)
+    equal = bool(np.ptp(problem.delta) <= _TINY * delta)
+    plain = problem.plain and not problem.forced and equal
+    played = certificate is not None if config.order == "fixed" else plain and told
+    if optimum is not None and played:
+        expected["best-memoryless"] = optimum
     if plain and told:
         expected["pin"] = form if config.order != "iid" else _iid_regret(problem, c)
         if config.order == "fixed" and missed:
             expected |= dict.fromkeys(("lru", "fifo"), (c - 1) * m * delta)
     if told and config.order != "iid" and not np.any(_others(problem)):
         expected["history-aware"] = (c - 1) * m * problem.recall_error
-    if held < m and c > 1 and config.order != "iid":
+    if plain and held == 1 < m and c > 1 and config.order != "iid":
         notes.append(
             f"Relative to a policy that holds everything the best with one solution is expected at "
             f"(C-1)/C = {(c - 1) / c:.4f} of T(M-1)Delta_switch; where the present task has to be "
             f"stored, at (C-1)M / (C(M-1)) = {(c - 1) * m / (c * (m - 1)):.4f}."
         )
-    if held < m and config.order == "fixed":
+    if plain and held < m and config.order == "fixed":
         notes.append(
             "Evicting what was used or stored first misses every visit of a fixed cycle that does "
             "not fit as a whole; holding some tasks for good is what attains the bound."
+        )
+    bound = None if why else form
+    if bound is not None and optimum is not None and optimum > bound * (1 + _TINY):
+        why = (
+            "The bound counts misses and prices each at the smallest Delta_switch; the best policy "
+            f"loses {optimum:g}."
         )
     return Verdict(
         environment=environment,
@@ -63,8 +71,10 @@ def judge_paging(environment: str, problem: PagingProblem, config: Any) -> Verdi
         unit="cost of visits",
         theorem=theorem,
         theorem_text=f"T = {c} cycles, M = {m}, Delta_switch = {delta:g}",
-        formula="" if why else f"(C-1)(M-c) Delta_switch = {c - 1} x {missed} x {delta:g}",
-        bound=None if why else form,
+        formula=""
+        if bound is None
+        else f"(C-1)(M-c) Delta_switch = {c - 1} x {missed} x {delta:g}",
+        bound=bound,
         why=why,
         optimum=optimum,
         certificate=certificate,
@@ -97,6 +107,14 @@ def _why(problem: PagingProblem, config: Any, form: float, optimum: float | None
         )
     if problem.max_rank > 1 and optimum is None:
         return "Knowledge is divisible, and the optimum is not known here."
+    limit = recall_error_limit(m, problem.delta_switch)
+    if problem.recall_error >= limit:
+        return (
+            f"Recall costs eps = {problem.recall_error:g}, not less than (1-1/M)Delta_switch = "
+            f"{limit:g}: relative to a policy that recalls every task from a Bank the statement is "
+            f"reversed, holding one task for good costs no more. (Against recall without error "
+            f"(C-1)(M-c)Delta_switch = {form:g} would remain.)"
+        )
     return ""
 
 
@@ -121,6 +139,10 @@ def _optimum(
     try:
         solution = solve_paging(problem, config.cycles)
     except InvalidValueError as error:
+        if problem.plain and np.ptp(problem.delta) <= _TINY * problem.delta_switch:
+            visits = [task for _ in range(config.cycles) for task in range(problem.num_tasks)]
+            misses = optimal_misses(visits, problem.capacity, forced=problem.forced)
+            return float(problem.delta[0]) * (misses - problem.num_tasks), None
         notes.append(f"The optimum is not known: {error}")
         return None, None
     return solution.value - _first_cycle(problem), solution.certificate
@@ -185,13 +207,23 @@ def _assumptions(problem: PagingProblem, config: Any) -> list[Assumption]:
             else f"{problem.max_rank} ranks, of which 1 leaves {problem.residual[1]:g} to pay",
         ),
         Assumption(
+            "what was learned may be discarded",
+            not problem.forced,
+            "the present task's solution has to be stored" if problem.forced else "storing is free",
+        ),
+        Assumption(
+            "every task costs the same to relearn",
+            bool(np.ptp(problem.delta) <= _TINY * problem.delta.min()),
+            f"from {problem.delta.min():g} to {problem.delta.max():g}",
+        ),
+        Assumption(
             "nothing transfers between tasks",
             shares == 0,
             f"another task's solution saves up to {shares:g} of a visit's cost",
         ),
         Assumption(
             "recall is cheaper than relearning",
-            error < limit,
+            error < limit or m == 1,
             f"eps = {error:g}, a Bank of all tasks beats one pinned task where eps < "
             f"(1-1/M)Delta_switch = {limit:g}",
         ),

@@ -69,6 +69,8 @@ class Solution:
             fixed order, as the environment takes them.
         certificate: what proves it optimal.
         problem: what was solved.
+        redraw: of reading C, whether the symbol is drawn again at every try; None where that
+            makes no difference.
     """
 
     reading: Literal["A", "B", "C"]
@@ -77,6 +79,7 @@ class Solution:
     policy: NDArray[Any]
     certificate: Certificate
     problem: AllocationProblem | PagingProblem = field(repr=False)
+    redraw: bool | None = None
 
     def agent(self, env: Any) -> Any:
         """Return an agent that plays the policy in a (vector) environment of the problem.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from nsr_gym.regret.solution import Certificate
@@ -39,7 +39,7 @@ class Verdict:
         policies: the class of policies that bound and optimum are about.
         comparator: whom regret is relative to.
         unit: of regret.
-        theorem: the number T(M-1)Delta_switch, with the smallest Delta_switch.
+        theorem: the number T(M-1)Delta_switch, with the smallest Delta_switch (live: the mean one).
         theorem_text: the same with its factors.
         formula: the bound with its factors; empty where there is none.
         bound: what no policy of the class gets below (exact environments: in the mean); None
@@ -91,7 +91,7 @@ def judge(environment: str, arguments: Mapping[str, Any]) -> Verdict:
 
     Args:
         environment: id.
-        arguments: of the environment, plain JSON.
+        arguments: of the environment, plain JSON; `split` is `"train"` where they do not say.
 
     Raises:
         InvalidValueError: it is a live environment, of which only results can be judged
@@ -111,9 +111,23 @@ def judge(environment: str, arguments: Mapping[str, Any]) -> Verdict:
             f"{environment} is a live environment: its verdict rests on measured regret. Make a "
             "table with `nsr-gym compare` and judge that (judge_table)."
         )
-    problem = engine.config.problem(0) if engine.problem is None else engine.problem
+    config = engine.config
     judged = judge_paging if engine.family == "paging" else judge_allocation
-    return judged(environment, problem, engine.config)
+    verdict = judged(environment, config.problem(config.numbers[0]), config)
+    if config.instance is not None or config.alike:
+        return verdict
+    return replace(
+        verdict,
+        formula="",
+        bound=None,
+        optimum=None,
+        certificate=None,
+        expected={},
+        why="Every episode draws its own instance, and what is best for one is not for another: "
+        "what a policy that does not know which it is has to lose is not known here. Choose one, "
+        "such as instance=0. (The numbers of the assumptions are those of instance 0.)",
+        notes=(),
+    )
 
 
 def judge_table(
