@@ -13,12 +13,16 @@ _EXPORTS = {
     "ContinualEnv": "custom",
     "ContinualVectorEnv": "custom",
     "EpisodeConfig": "config",
+    "FlatDiscrete": "wrappers",
+    "FlatDiscreteVector": "wrappers",
     "PagingEnv": "paging",
     "PagingVectorEnv": "paging",
+    "SB3VecEnv": "sb3",
     "UntilRecoveredEnv": "until_recovered",
     "UntilRecoveredVectorEnv": "until_recovered",
     "VectorEnvMismatch": "checking",
     "check_vector_env": "checking",
+    "make_sb3_env": "sb3",
     "mask_parts": "single",
 }
 

@@ -69,7 +69,7 @@ def check_vector_env(
             without a spec or inside other wrappers than `make` puts; numbers out of range; no
             episode ended, so that nothing was seen of what happens then.
     """
-    sizes = list(num_envs) if isinstance(num_envs, Sequence) else [num_envs]
+    sizes: list[Any] = list(num_envs) if isinstance(num_envs, Sequence) else [num_envs]
     for size in sizes or [None]:  # nothing to check with would pass
         check_whole("num_envs", size, least=1)
     check_whole("episodes", episodes, least=1)
