@@ -12,24 +12,30 @@ import typer
 from nsr_gym.cli_shared import (
     EXACT_REFERENCE,
     LIVE_REFERENCE,
+    check_live_reference,
     check_name,
     check_reference,
     check_reward,
+    check_workers,
     console,
     default_agents,
     parse_settings,
+    players_in,
     progress_bars,
     reference_in,
     seed_range,
+    task_numbers,
 )
 from nsr_gym.errors import InvalidValueError, NsrGymError, unknown
 from nsr_gym.registration import ENVIRONMENTS, environment_family
+from nsr_gym.registry import agent_spec
 
 if TYPE_CHECKING:
     from nsr_gym.evaluation.compare import Comparison
     from nsr_gym.evaluation.results import Results
 
 EXACT_SEEDS, LIVE_SEEDS = 20, 10
+TASKS = "3,5,10,20"
 
 
 def regret(
@@ -65,11 +71,15 @@ def regret(
     ] = "online",
     workers: Annotated[int | None, typer.Option(help="Processes. (one for each core)")] = None,
     block: Annotated[int, typer.Option(help="Seeds played side by side in one cell.")] = 10,
-    runs: Annotated[Path, typer.Option(help="Folder of all results.")] = Path("runs"),
+    runs: Annotated[
+        Path | None, typer.Option(help="Of an id: folder of all results. (runs)")
+    ] = None,
     scaling: Annotated[
         bool, typer.Option("--scaling", help="Also play several M and fit exponents of T and M-1.")
     ] = False,
-    tasks: Annotated[str, typer.Option(help="Of --scaling: numbers of tasks.")] = "3,5,10,20",
+    tasks: Annotated[
+        str | None, typer.Option(help=f"Of --scaling: numbers of tasks. ({TASKS})")
+    ] = None,
 ) -> None:
     """Hold every agent's regret against the theorem's bound and the exact optimum.
 
@@ -79,10 +89,16 @@ def regret(
     from nsr_gym.evaluation.results import read_results
 
     check_reward(reward)
-    numbers = _numbers(tasks)
+    check_workers(workers)
+    if tasks is not None and not scaling:
+        raise InvalidValueError(
+            f"Expected --tasks with --scaling only; got --tasks {tasks} alone. The number of tasks "
+            "of an environment is --set num_tasks=NUMBER."
+        )
+    numbers = task_numbers(TASKS if tasks is None else tasks)
     own = {
         "--name": name, "--agent": agent, "--seeds": seeds, "--first-seed": first_seed,
-        "--split": split, "--set": set_,
+        "--split": split, "--set": set_, "--runs": runs,
     }  # fmt: skip
     if Path(target).is_dir():
         given = [option for option, value in own.items() if value is not None]
@@ -93,15 +109,22 @@ def regret(
             )
         results = read_results(Path(target))
         check_reference(reference, results.agents)
+        players = players_in(results, reference)
+        studies = _studies(results, players, numbers, block) if scaling else {}
     else:
         planned = _plan(target, agent, seeds, first_seed or 0, split or "test", set_ or [], block)
         check_reference(reference, planned.agents)
+        if environment_family(target) == "live":
+            access = {player: agent_spec(player).access for player in planned.agents}
+            check_live_reference(target, reference, access)
         chosen = f"regret-{_slug(target)}" if name is None else name
         check_name(chosen)
-        results = _play(planned, runs / chosen, workers)
+        # What the study refuses is to be found before anything is played.
+        studies = _studies(planned, {target: planned.agents}, numbers, block) if scaling else {}
+        results = _play(planned, (runs or Path("runs")) / chosen, workers)
     readings = _report(results, reference, reward)
     if scaling:
-        _scale(results, readings, numbers, reference, reward, workers, block)
+        _scale(results, readings, studies, numbers, reference, reward, workers)
 
 
 def _plan(
@@ -161,9 +184,9 @@ def _report(results: Results, reference: str | None, reward: Any) -> dict[str, s
         if is_exact(table, environment):
             against = reference_in(rows, reference, EXACT_REFERENCE)
             verdict = judge(environment, results.played)
-            found = exact_regret(
-                rows, reference=against, num_visits=_num_visits(environment, results.played)
-            )
+            told = "num_visits" in rows.columns
+            visits = None if told else _num_visits(environment, results.played)
+            found = exact_regret(rows, reference=against, num_visits=visits)
             block, figure = exact_block(found, verdict), exact_regret_figure(found, verdict)
         else:
             against = reference_in(rows, reference, LIVE_REFERENCE)
@@ -184,41 +207,52 @@ def _report(results: Results, reference: str | None, reward: Any) -> dict[str, s
     return {environment: verdict["reading"] for environment, verdict in verdicts.items()}
 
 
+def _studies(
+    source: Comparison | Results,
+    players: Mapping[str, tuple[str, ...]],
+    tasks: tuple[int, ...],
+    block: int,
+) -> dict[str, dict[int, Comparison]]:
+    """Return each environment's comparisons by M, for the M at which not everything can be held."""
+    from nsr_gym.evaluation.scaling import scaling_comparisons, scarce_tasks
+
+    arguments = {k: v for k, v in source.arguments.items() if k != "num_tasks"}
+    return {
+        environment: scaling_comparisons(
+            environment,
+            agents=names,
+            seeds=source.seeds,
+            tasks=scarce_tasks(environment, tasks, arguments),
+            arguments=arguments,
+            agent_arguments={k: v for k, v in source.agent_arguments.items() if k in names},
+            block=block,
+        )
+        for environment, names in players.items()
+    }
+
+
 def _scale(
     results: Results,
     readings: Mapping[str, str],
+    studies: Mapping[str, Mapping[int, Comparison]],
     tasks: tuple[int, ...],
     reference: str | None,
     reward: Any,
     workers: int | None,
-    block: int,
 ) -> None:
     import pandas as pd
 
-    from nsr_gym.evaluation.scaling import default_horizon, scaling_comparisons, scaling_study
+    from nsr_gym.evaluation.scaling import default_horizon, scaling_study, solutions_held
     from nsr_gym.regret.exact import is_exact
     from nsr_gym.regret.scaling import exponent_frame, fit_exponents
     from nsr_gym.report.exact_figures import scaling_figure
     from nsr_gym.report.scaling import render_exponents
 
-    arguments = {k: v for k, v in results.arguments.items() if k != "num_tasks"}
     rows, fits, files = [], [], []
-    for environment, reading in readings.items():
-        players = sorted(
-            set(results.table.loc[results.table["environment"] == environment, "agent"]),
-            key=results.agents.index,
-        )
-        planned = scaling_comparisons(
-            environment,
-            agents=players,
-            seeds=results.seeds,
-            tasks=tasks,
-            arguments=arguments,
-            agent_arguments={k: v for k, v in results.agent_arguments.items() if k in players},
-            block=block,
-        )
+    for environment, planned in studies.items():
+        first = next(iter(planned.values()))
         default = EXACT_REFERENCE if is_exact(results.table, environment) else LIVE_REFERENCE
-        against = reference if reference in players else default
+        against = reference if reference in first.agents else default
         with progress_bars(sum(len(one.cells()) for one in planned.values())) as advance:
             found = scaling_study(
                 planned,
@@ -228,9 +262,13 @@ def _scale(
                 workers=workers,
                 progress=advance,
             )
-        horizon = default_horizon(environment, reading)
-        fitted = fit_exponents(found, horizon=horizon)
-        console.print(render_exponents(fitted, tasks=tasks, horizon=horizon))
+        horizon = default_horizon(environment, readings[environment])
+        held = solutions_held(environment, first.arguments)
+        fitted = fit_exponents(found, horizon=horizon, held=held)
+        left_out = sorted(set(tasks) - set(planned))
+        console.print(
+            render_exponents(fitted, tasks=[*planned], horizon=horizon, left_out=left_out)
+        )
         rows.append(found)
         fits.append(exponent_frame(fitted))
         if any(not fit.note for fit in fitted):
@@ -243,7 +281,7 @@ def _scale(
 
 
 def _num_visits(environment: str, arguments: Mapping[str, Any]) -> int:
-    """Return V as the arguments have it: where no agent ends an episode the table does not say."""
+    """Return V as the arguments have it, for tables written without the column."""
     import gymnasium as gym
 
     env: Any = gym.make_vec(environment, num_envs=1, vectorization_mode=None, **arguments)
@@ -260,16 +298,3 @@ def _slug(environment: str) -> str:
     from nsr_gym.report.style import file_slug
 
     return file_slug(environment)
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    try:
-        numbers = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        numbers = ()
-    if not numbers or min(numbers) < 2 or len(set(numbers)) < len(numbers):
-        raise InvalidValueError(
-            "Expected --tasks as numbers of tasks of at least 2, each once, such as 3,5,10; got "
-            f"{text!r}."
-        )
-    return numbers

@@ -18,6 +18,8 @@ from nsr_gym.registry import agent_specs, make_agent
 if TYPE_CHECKING:
     import pandas as pd
 
+    from nsr_gym.evaluation.results import Results
+
 # Where output is piped, the tables get the room that they are made for.
 console = Console(width=None if sys.stdout.isatty() else 120)
 errors = Console(stderr=True)
@@ -100,12 +102,69 @@ def _refusal(agent: str, environment: str, arguments: dict[str, Any]) -> str:
 def reference_in(table: pd.DataFrame, asked: str | None, default: str) -> str:
     """Return the reference for some rows: the one asked for where they have it.
 
+    Where they do not, the default is taken and a line on stderr says so.
+
     Args:
         table: the rows, of live or of exact environments.
         asked: what `--reference` says; it need not play every environment of a folder.
         default: where nothing was asked for, or these rows do not have it.
     """
-    return asked if asked is not None and asked in set(table["agent"]) else default
+    if asked is None or asked in set(table["agent"]):
+        return default if asked is None else asked
+    where = ", ".join(sorted(map(str, table["environment"].unique())))
+    note = f"reference: {asked} does not play {where}; {default} is the reference there"
+    errors.print(note, highlight=False, markup=False, soft_wrap=True)
+    return default
+
+
+def check_live_reference(
+    environment: str, reference: str | None, access: Mapping[str, str]
+) -> None:
+    """Refuse what regret in a live environment cannot be relative to.
+
+    Args:
+        environment: id of a live environment.
+        reference: what `--reference` says.
+        access: agent -> access, of the agents that play the environment.
+    """
+    against = LIVE_REFERENCE if reference is None or reference not in access else reference
+    if against not in access:
+        raise InvalidValueError(
+            f"Expected the reference agent {against!r} among those of {environment}, whose regret "
+            f"is relative to it; got {', '.join(access)}. Play it too (--agent {against}), or name "
+            "another with --reference."
+        )
+    if access[against] != "bank":
+        raise InvalidValueError(
+            f"Expected --reference in {environment} to be an agent with bank access; got "
+            f"{against!r}, whose access is {access[against]}. The bound is on regret relative to a "
+            "policy that remembers every task."
+        )
+
+
+def players_in(results: Results, reference: str | None) -> dict[str, tuple[str, ...]]:
+    """Return who plays each environment of a folder; refuse a reference that is none there.
+
+    Args:
+        results: the folder's.
+        reference: what `--reference` says.
+    """
+    from nsr_gym.regret.exact import is_exact
+
+    players = {}
+    for environment in results.environments:
+        rows = results.table[results.table["environment"] == environment]
+        access = {str(a): str(kind) for a, kind in zip(rows["agent"], rows["access"], strict=True)}
+        if not is_exact(results.table, environment):
+            check_live_reference(environment, reference, access)
+        players[environment] = tuple(sorted(access, key=results.agents.index))
+    return players
+
+
+def check_workers(workers: int | None) -> None:
+    """Refuse a number of processes below 1."""
+    if workers is not None and workers < 1:
+        raise InvalidValueError(f"Expected --workers of at least 1; got {workers}.")
 
 
 def check_reference(reference: str | None, agents: Iterable[str]) -> None:
@@ -146,3 +205,17 @@ def seed_range(first: int, count: int) -> tuple[int, ...]:
     if count < 1:
         raise InvalidValueError(f"Expected --seeds of at least 1; got {count}.")
     return tuple(range(first, first + count))
+
+
+def task_numbers(text: str) -> tuple[int, ...]:
+    """Read `--tasks`: numbers of tasks, each once."""
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or min(numbers) < 2 or len(set(numbers)) < len(numbers):
+        raise InvalidValueError(
+            "Expected --tasks as numbers of tasks of at least 2, each once, such as 3,5,10; got "
+            f"{text!r}."
+        )
+    return numbers

@@ -127,6 +127,20 @@ def test_the_scaling_study_adds_table_figure_and_rows(tmp_path: Path, call: Call
     assert (tmp_path / "s" / "scaling" / "NSR-BlindAllocation-v0" / "M2").is_dir()
 
 
+def test_numbers_of_tasks_that_can_all_be_held_are_left_out_and_named(
+    tmp_path: Path, call: Call
+) -> None:
+    answer = call(
+        "regret", PAGING, "--runs", tmp_path, "--name", "s", *SMALL, "--agent", "pin",
+        "--set", "slots=2", "--scaling", "--tasks", "2,3,5",
+    )  # fmt: skip
+    assert answer.status == 0, answer.err
+    assert "M = 3, 5, 2 runs" in answer.text
+    assert "M = 2 left out" in answer.text
+    exponents = pd.read_csv(tmp_path / "s" / "exponents.csv").set_index("agent")
+    assert exponents.loc["pin", ["time", "tasks", "held"]].tolist() == pytest.approx([1, 1, 2])
+
+
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Compare a live and two exact environments in one folder."""
@@ -201,6 +215,11 @@ def test_compare_takes_the_agents_that_play_the_environment(tmp_path: Path, call
         ([PAGING, "--set", "slot=2"], "'slots'"),
         ([PAGING, "--set", "num_tasks=0"], "num_tasks"),
         ([PAGING, "--name", "a/b"], "--name"),
+        ([PAGING, "--tasks", "3,5"], "with --scaling only"),
+        ([BLIND, "--set", "obs=classes:5", "--scaling", "--tasks", "3,6"], "classes:5"),
+        ([PAGING, "--set", "slots=4", "--scaling", "--tasks", "3,4"], "above the 4 solutions"),
+        ([LIVE, "--agent", "pin-one"], "--agent oracle"),
+        ([LIVE, "--agent", "oracle", "--agent", "fresh", "--reference", "fresh"], "bank access"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -214,9 +233,33 @@ def test_a_mistake_is_answered_in_one_line_and_leaves_nothing_behind(
 
 
 def test_a_folder_has_its_own_agents_and_seeds(mixed: Path, call: Call) -> None:
-    answer = call("regret", mixed, "--seeds", "3", "--agent", "pin")
+    answer = call("regret", mixed, "--seeds", "3", "--agent", "pin", "--runs", "elsewhere")
     assert is_clear(answer), answer
-    assert "--agent, --seeds" in answer.text
+    assert "--agent, --seeds, --runs" in answer.text
+
+
+def test_no_workers_are_refused_at_once(mixed: Path, tmp_path: Path, call: Call) -> None:
+    assert is_clear(call("regret", mixed, "--workers", "0"))
+    assert is_clear(call("regret", PAGING, "--runs", tmp_path, "--workers", "0"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_what_remembers_can_be_the_reference_of_live_regret(
+    mixed: Path, tmp_path: Path, call: Call
+) -> None:
+    answer = call("regret", mixed, "--reference", "fresh")
+    assert is_clear(answer), answer
+    assert "bank access" in answer.text
+    # What plays the exact environment alone is its reference, and the other one is named.
+    folder = shutil.copytree(mixed, tmp_path / "copy")
+    answer = call("regret", folder, "--reference", "history-aware")
+    assert answer.status == 0, answer.err
+    assert f"history-aware does not play {LIVE}; oracle is the reference there" in answer.err
+    found = pd.read_csv(folder / "regret.csv").drop_duplicates("environment")
+    assert found.set_index("environment")["reference"].to_dict() == {
+        LIVE: "oracle",
+        PAGING: "history-aware",
+    }
 
 
 def test_a_folder_without_results_or_manifest_is_refused(

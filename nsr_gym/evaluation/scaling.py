@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from nsr_gym.errors import InvalidValueError
 from nsr_gym.evaluation.compare import Comparison, run
 from nsr_gym.metrics.episodes import RewardKind
 from nsr_gym.registration import environment_family
+from nsr_gym.registry import agent_spec, make_agent
 from nsr_gym.regret.scaling import Horizon, scaling_table
 
 TASKS = (3, 5, 10, 20)
@@ -43,7 +45,9 @@ def scaling_comparisons(
 
     Raises:
         InvalidValueError: a number of tasks below 2 or given twice, or an argument that does not
-            fit one of them (such as a table with a row for each task).
+            fit one of them (such as a table with a row for each task), or an agent that does not
+            fit the environment.
+        AccessError: an agent lacks what it needs in the environment.
         UnknownNameError: an environment, agent or argument that does not exist.
     """
     if not tasks or len(set(tasks)) != len(tasks) or min(tasks) < 2:
@@ -62,11 +66,12 @@ def scaling_comparisons(
         )
         for m in sorted(tasks)
     }
+    # What only the largest M or the last agent refuses is to be found before anything is played.
     for comparison in found.values():
-        # An argument that only the largest M refuses is to be found before anything is played.
-        gym.make_vec(
-            environment, num_envs=1, vectorization_mode=None, **comparison.arguments
-        ).close()
+        for agent in comparison.agents:
+            own = agent_spec(agent).environment_arguments(environment_family(environment))
+            with _built(environment, {**comparison.arguments, **own}) as env:
+                make_agent(agent, env, **comparison.agent_arguments.get(agent, {}))
     return found
 
 
@@ -101,6 +106,45 @@ def scaling_study(
     return scaling_table(tables, reference=reference, reward=reward)
 
 
+def scarce_tasks(
+    environment: str, tasks: Sequence[int], arguments: Mapping[str, Any] | None = None
+) -> list[int]:
+    """Return the numbers of tasks M > c, at which not every solution can be held.
+
+    At the others there is no bound, and M-c has no logarithm.
+
+    Args:
+        environment: id.
+        tasks: numbers of tasks M.
+        arguments: of the environment besides.
+
+    Raises:
+        InvalidValueError: there is none.
+    """
+    held = {m: solutions_held(environment, {**(arguments or {}), "num_tasks": m}) for m in tasks}
+    scarce = [m for m in tasks if m > held[m]]
+    if not scarce:
+        raise InvalidValueError(
+            f"Expected numbers of tasks above the {max(held.values())} solutions that can be held "
+            f"in {environment}, where regret has a bound to scale; got {list(tasks)}."
+        )
+    return scarce
+
+
+def solutions_held(environment: str, arguments: Mapping[str, Any] | None = None) -> int:
+    """Return c of the law (C-1)(M-c): k + K in reading B, 1 in every other environment.
+
+    Args:
+        environment: id.
+        arguments: of the environment.
+    """
+    if environment_family(environment) != "paging":
+        return 1
+    with _built(environment, arguments or {}) as env:
+        config = env.unwrapped.engine.config
+        return int(config.slots + (config.num_tasks if config.bank is None else config.bank))
+
+
 def default_horizon(environment: str, reading: str | None = None) -> Horizon:
     """Return what T counts in an environment: see `nsr_gym.regret.scaling`.
 
@@ -113,3 +157,12 @@ def default_horizon(environment: str, reading: str | None = None) -> Horizon:
     if reading == "B" or environment_family(environment) != "allocation":
         return "later cycles"
     return "cycles"
+
+
+@contextmanager
+def _built(environment: str, arguments: Mapping[str, Any]) -> Iterator[Any]:
+    env = gym.make_vec(environment, num_envs=1, vectorization_mode=None, **arguments)
+    try:
+        yield env
+    finally:
+        env.close()

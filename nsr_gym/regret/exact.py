@@ -146,8 +146,8 @@ def exact_regret(
         table: the long table, rows in any order.
         environment: which one; may be left out where the table holds one exact environment.
         reference: agent that regret is also given relative to; it may be missing.
-        num_visits: V; None takes it from the longest episode, filled up to whole cycles (an
-            episode can be cut off by a limit of steps).
+        num_visits: V; None takes it from the column `num_visits`, or where the table has none
+            from the longest episode, filled up to whole cycles (a limit of steps can cut it off).
         replicates: bootstrap resamples.
         rng: generator, or a seed for one.
 
@@ -163,7 +163,9 @@ def exact_regret(
     rows = _rows(table, environment)
     m = int(rows["num_tasks"].iloc[0])
     longest = int(rows["visit"].max()) + 1
-    v = -(-longest // m) * m if num_visits is None else num_visits
+    told = rows["num_visits"].max() if "num_visits" in rows.columns else np.nan
+    filled = -(-longest // m) * m if np.isnan(told) else int(told)
+    v = filled if num_visits is None else num_visits
     if longest > v:
         raise InvalidValueError(
             f"Expected num_visits to be at least {longest}, the longest episode; got {v}."
@@ -224,12 +226,13 @@ def _rows(table: pd.DataFrame, environment: str | None) -> pd.DataFrame:
             f"The visits of {name} are not 0, 1, 2, ... each once for every agent and seed; the "
             "table has duplicate or missing rows. If it joins several runs, keep one per seed."
         )
-    if rows["num_tasks"].nunique() != 1:
-        raise DataError(
-            f"The episodes of {name} differ in the number of tasks: "
-            f"{sorted(rows['num_tasks'].unique().tolist())}. Runs of different configurations need "
-            "tables of their own."
-        )
+    for column, what in (("num_tasks", "tasks"), ("num_visits", "visits")):
+        if column in rows.columns and rows[column].nunique() > 1:
+            raise DataError(
+                f"The episodes of {name} differ in the number of {what}: "
+                f"{sorted(rows[column].unique().tolist())}. Runs of different configurations need "
+                "tables of their own."
+            )
     return rows
 
 

@@ -3,7 +3,8 @@ r"""How regret grows with the number of cycles T and of tasks M: fitted exponent
 The form T(M-1)Delta_switch of Neural Subspace Reallocation (arXiv 2606.30067, abstract) says that
 log regret is a line of slope 1 in log T and of slope 1 in log(M-1). What T counts differs between
 our readings: cycles in A; in B, and wherever regret is relative to a reference agent, cycles after
-the first, in which nobody has knowledge to lose; visits in C, "run until recovered".
+the first, in which nobody has knowledge to lose; visits in C, "run until recovered". Where c
+solutions can be held at once (reading B), M-c takes the place of M-1: the law is (C-1)(M-c).
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def scaling_table(
 
 @dataclass(frozen=True)
 class Exponents:
-    """The fit log regret = a + b_T log T + b_M log(M-1) of one agent in one environment.
+    """The fit log regret = a + b_T log T + b_M log(M-c) of one agent in one environment.
 
     Attributes:
         environment: environment id.
@@ -76,6 +77,7 @@ class Exponents:
         tasks: b_M with its interval over seeds; NaN where there is no fit, or one M only.
         explained: share of the variance of log regret that the plane explains; NaN without fit.
         note: why there is no fit, such as `"0 throughout"`; empty where there is one.
+        held: c, how many solutions can be held; 1 outside of reading B.
     """
 
     environment: str
@@ -85,12 +87,14 @@ class Exponents:
     tasks: Interval
     explained: float
     note: str
+    held: int = 1
 
 
 def fit_exponents(
     rows: pd.DataFrame,
     *,
     horizon: Horizon = "cycles",
+    held: int = 1,
     replicates: int = 2_000,
     rng: np.random.Generator | int = 0,
 ) -> list[Exponents]:
@@ -99,6 +103,7 @@ def fit_exponents(
     Args:
         rows: as `scaling_table` returns them.
         horizon: what T counts: `"cycles"`, `"later cycles"` (the first is left out) or `"visits"`.
+        held: c, how many solutions the policies of the law can hold; regret is fitted to M-c.
         replicates: bootstrap resamples; the same seeds are drawn for every T and M.
         rng: generator, or a seed for one.
 
@@ -108,20 +113,24 @@ def fit_exponents(
 
     Raises:
         UnknownNameError: no such horizon.
-        InvalidValueError: a number of tasks of 1, where M-1 is 0.
+        InvalidValueError: c < 1, or a number of tasks of c or fewer, where there is no law to fit.
     """
     if horizon not in get_args(Horizon):
         raise unknown("horizon", horizon, get_args(Horizon))
-    if (rows["num_tasks"] < 2).any():
-        raise InvalidValueError("Expected at least 2 tasks everywhere: log(M-1) is wanted; got 1.")
+    fewest = int(rows["num_tasks"].min())
+    if not 1 <= held < fewest:
+        raise InvalidValueError(
+            f"Expected at least 2 tasks, and more than held, everywhere: log(M-{held}) is wanted; "
+            f"got M = {fewest}."
+        )
     return [
-        _fit(str(environment), str(agent), found, horizon, replicates, rng)
+        _fit(str(environment), str(agent), found, horizon, held, replicates, rng)
         for (environment, agent), found in rows.groupby(["environment", "agent"], sort=False)
     ]
 
 
 def exponent_frame(fits: Iterable[Exponents]) -> pd.DataFrame:
-    """Return fits as a table: `time` and `tasks` with `_low` and `_high`, `explained`, `note`."""
+    """Return fits as a table: `time` and `tasks` with their intervals, `held` and more."""
     rows = [
         {
             "environment": fit.environment,
@@ -131,6 +140,7 @@ def exponent_frame(fits: Iterable[Exponents]) -> pd.DataFrame:
             "time": fit.time.point, "time_low": fit.time.low, "time_high": fit.time.high,
             "tasks": fit.tasks.point, "tasks_low": fit.tasks.low, "tasks_high": fit.tasks.high,
             "explained": fit.explained,
+            "held": fit.held,
             "note": fit.note,
         }
         for fit in fits
@@ -195,6 +205,7 @@ def _fit(
     agent: str,
     rows: pd.DataFrame,
     horizon: Horizon,
+    held: int,
     replicates: int,
     rng: np.random.Generator | int,
 ) -> Exponents:
@@ -206,12 +217,12 @@ def _fit(
     note = _why_no_fit(grid, horizon)
     if note:
         none = Interval(_NAN, _NAN, _NAN, grid.shape[1])
-        return Exponents(environment, agent, access, none, none, _NAN, note)
+        return Exponents(environment, agent, access, none, none, _NAN, note, held)
     values = grid.to_numpy()
     m, t = (grid.index.get_level_values(name).to_numpy(dtype=float) for name in ("num_tasks", "T"))
     columns = [np.ones(len(m)), np.log(t)]
     several = len(np.unique(m)) > 1
-    design = np.stack([*columns, np.log(m - 1.0)] if several else columns, axis=1)
+    design = np.stack([*columns, np.log(m - held)] if several else columns, axis=1)
     solve = np.linalg.pinv(design)
     logs = np.log(values.mean(axis=1))
     point = solve @ logs
@@ -229,6 +240,7 @@ def _fit(
         tasks=_exponent(2, point, draws, values.shape[1]),
         explained=1.0 - float(left @ left) / spread if spread > 0 else 1.0,
         note="",
+        held=held,
     )
 
 

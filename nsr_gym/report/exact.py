@@ -49,7 +49,7 @@ def summarise_exact(
         table: the long table; rows of live environments are passed over.
         reference: the agent that relative regret is against.
         verdicts: by environment.
-        num_visits: V by environment; see `exact_regret`.
+        num_visits: V by environment, where the table does not say; see `exact_regret`.
 
     Returns:
         The summary, agents sorted by regret within their environment.
@@ -184,6 +184,7 @@ def _verdict_columns(
         agent.totals,
         access=agent.access,
         finished=agent.finished,
+        expected=verdict.expected.get(agent.agent),
         bound=bound,
         optimum=verdict.optimum,
         sees_its_actions=_sees_its_actions(agent.agent, environment),

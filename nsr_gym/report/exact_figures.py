@@ -20,6 +20,7 @@ from nsr_gym.regret.scaling import Exponents, Horizon, horizon_values
 from nsr_gym.report.style import (
     ACCESS_KEY,
     BOUND_COLOUR,
+    Dashes,
     EndLabel,
     canvas,
     draw_runs,
@@ -38,6 +39,8 @@ Floats = NDArray[np.float64]
 OPTIMUM_COLOUR = "#9A9A9A"
 _APART = 100.0
 """Ratio of final regrets from which on a logarithmic axis is the readable one."""
+_MANY_CYCLES = 20
+"""Number of cycles beyond which their ends are neither ruled off nor marked."""
 
 
 def draw_exact_figures(
@@ -76,10 +79,12 @@ def draw_exact_figures(
 
 
 def exact_regret_figure(regret: ExactRegret, verdict: Verdict | None = None) -> Figure:
-    """Cumulative regret per agent with 95 % bands; bound and optimum spread over the visits.
+    """Cumulative regret per agent with 95 % bands; bound and optimum at the ends of cycles.
 
-    The axis is logarithmic where agents end orders of magnitude apart. An agent that did not
-    finish is drawn as far as all of its episodes got.
+    Within a cycle they say nothing: an agent may lose what a cycle costs in any of its visits.
+    Where tasks come in no cycles they are drawn at the end of the episode only. The axis is
+    logarithmic where agents end orders of magnitude apart. An agent that did not finish is drawn
+    as far as all of its episodes got.
 
     Args:
         regret: of one environment.
@@ -100,11 +105,12 @@ def exact_regret_figure(regret: ExactRegret, verdict: Verdict | None = None) -> 
         text = f"{name}: cut off, visit {drawn + 1}" if cut else f"{name} {last:,.4g}"
         ends.append(last)
         labels.append(EndLabel(text, last, styles[name].colour, styles[name].dashes))
-    for label, curve in _verdict_lines(regret, verdict):
-        axes.plot(visits, curve, color=label.colour, linestyle=label.dashes, lw=3, alpha=0.45)
+    for label, at_ends in _verdict_lines(regret, verdict):
+        draw_at_cycle_ends(axes, regret.num_tasks, at_ends, label.colour)
         ends.append(label.value)
         labels.append(label)
-    mark_cycles(axes, regret.num_visits, regret.num_tasks, regret.cyclic and regret.cycles <= 20)
+    ruled = regret.cyclic and regret.cycles <= _MANY_CYCLES
+    mark_cycles(axes, regret.num_visits, regret.num_tasks, ruled)
     axes.set_xlim(0, regret.num_visits)
     logarithmic = _use_logarithm(axes, ends)
     axes.set_xlabel("visit")
@@ -126,11 +132,12 @@ def exact_regret_figure(regret: ExactRegret, verdict: Verdict | None = None) -> 
 def scaling_figure(
     rows: pd.DataFrame, fits: Sequence[Exponents], *, horizon: Horizon = "cycles"
 ) -> Figure:
-    """Regret against T at the largest M and against M-1 at the largest T, both axes logarithmic.
+    """Regret against T at the largest M and against M-c at the largest T, both axes logarithmic.
 
     Args:
         rows: of one environment, as `nsr_gym.regret.scaling.scaling_table` returns them.
-        fits: exponents by agent of the same rows; the labels show them with their intervals.
+        fits: exponents by agent of the same rows; the labels show them with their intervals. Their
+            c (`held`) is 1 outside of reading B.
         horizon: what T counts.
 
     Raises:
@@ -140,7 +147,8 @@ def scaling_figure(
     if not fitted:
         why = "; ".join(f"{fit.agent}: {fit.note}" for fit in fits)
         raise DataError(f"There is no exponent to draw: {why}.")
-    counted = rows.assign(T=horizon_values(rows, horizon), scale=rows["num_tasks"] - 1)
+    held = fitted[0].held
+    counted = rows.assign(T=horizon_values(rows, horizon), scale=rows["num_tasks"] - held)
     largest, longest = int(rows["num_tasks"].max()), int(rows["cycles"].max())
     panels = (
         ("T", counted[(counted["num_tasks"] == largest) & (counted["T"] > 0)], f"M = {largest}"),
@@ -171,7 +179,7 @@ def scaling_figure(
             axes.minorticks_off()
         axes.set_xlim(values[0] * 0.97, values[-1] * 1.03)
         _label_powers(axes)
-        axes.set_xlabel(f"T, {horizon}" if column == "T" else "M-1")
+        axes.set_xlabel(f"T, {horizon}" if column == "T" else f"M-{held}")
         axes.set_ylabel("regret (mean over runs)")
         exponent = "b_T" if column == "T" else "b_M"
         axes.set_title(f"{fixed}; labels: {exponent} with 95 % interval", fontsize=9.5, loc="left")
@@ -180,21 +188,46 @@ def scaling_figure(
         label_line_ends(axes, labels, size=8)
     counts = [fit.time.runs for fit in fitted]
     head = f"{rows['environment'].iloc[0]} · {runs_label(counts)} per agent and M"
+    law = f" · law (C-1)(M-{held}), c = {held} held" if held > 1 else ""
     figure.suptitle(
-        f"{head} · log regret = a + b_T log T + b_M log(M-1)\n{ACCESS_KEY}",
+        f"{head} · log regret = a + b_T log T + b_M log(M-{held}){law}\n{ACCESS_KEY}",
         fontsize=9.5, x=0.05, y=0.985, ha="left",
     )  # fmt: skip
     return figure
 
 
+def draw_at_cycle_ends(
+    axes: Axes, num_tasks: int, values: Floats, colour: str, dashes: Dashes = "-"
+) -> None:
+    """Draw what holds at the ends of cycles alone: a mark at each, joined by steps.
+
+    Until the next end the line stays where it is, since regret that is there does not go away.
+
+    Args:
+        axes: where; x counts visits.
+        num_tasks: M.
+        values: (cycles,) at the end of each cycle, NaN where nothing is known.
+        colour: hex colour.
+        dashes: matplotlib line style.
+    """
+    many = np.count_nonzero(~np.isnan(values)) > _MANY_CYCLES
+    visits = num_tasks * np.arange(1, len(values) + 1)
+    axes.plot(
+        visits, values, color=colour, linestyle=dashes, drawstyle="steps-post", linewidth=1.2,
+        marker="" if many else "D", markersize=5, alpha=0.55,
+    )  # fmt: skip
+
+
 def _verdict_lines(regret: ExactRegret, verdict: Verdict | None) -> list[tuple[EndLabel, Floats]]:
-    """Bound and optimum over the visits; in reading B nothing is to be lost in the first cycle."""
+    """Bound and optimum at the ends of cycles; in reading B nothing is lost in the first."""
     if verdict is None:
         return []
-    visits, m = np.arange(1, regret.num_visits + 1), regret.num_tasks
-    share = visits / regret.num_visits
-    if verdict.reading == "B" and regret.num_visits > m:
-        share = np.maximum(0.0, visits - m) / (regret.num_visits - m)
+    ends = np.arange(1, int(regret.cycles) + 1)
+    share = ends / regret.cycles
+    if verdict.reading == "B" and len(ends) > 1:
+        share = (ends - 1) / (regret.cycles - 1)
+    if not regret.cyclic:
+        share[:-1] = np.nan
     bound, optimum = verdict.bound, verdict.optimum
     named = [(f"bound {bound:,.5g}", bound, BOUND_COLOUR)] if bound is not None else []
     if optimum is not None and bound is not None and np.isclose(optimum, bound, rtol=1e-9):

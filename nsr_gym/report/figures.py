@@ -23,9 +23,12 @@ from nsr_gym.metrics.episodes import (
 from nsr_gym.metrics.recovery import SHARE, previous_end
 from nsr_gym.metrics.visits import is_return
 from nsr_gym.regret.measured import cumulative_bounds, measured_regret
+from nsr_gym.report.exact_figures import draw_at_cycle_ends
 from nsr_gym.report.style import (
     ACCESS_KEY,
     BOUND_COLOUR,
+    OTHER_STYLE,
+    Dashes,
     EndLabel,
     LineStyle,
     canvas,
@@ -87,7 +90,7 @@ def regret_figure(
     reward: RewardKind = "online",
     bounds: bool = True,
 ) -> Figure:
-    """Cumulative regret per agent with 95 % bands, and T(M-1)Delta_switch over the visits.
+    """Cumulative regret per agent with 95 % bands, and T(M-1)Delta_switch at the ends of cycles.
 
     Args:
         table: the long table.
@@ -110,9 +113,11 @@ def regret_figure(
         labels.append(_label(agent, float(curve[:, -1].mean()), styles[agent]))
     if bounds and regret.delta is not None and regret.cyclic and regret.num_tasks > 1:
         drawn = cumulative_bounds(regret.num_tasks, regret.num_visits, regret.delta.mean.point)
-        for bound, name in zip(drawn, ("T(M-1)Δ", "(T-1)(M-1)Δ"), strict=True):
-            axes.plot(visits, bound, color=BOUND_COLOUR, linewidth=3, alpha=0.45)
-            labels.append(EndLabel(f"{name} = {bound[-1]:.2f}", bound[-1], BOUND_COLOUR, "-"))
+        kinds: tuple[tuple[str, Dashes], ...] = (("T(M-1)Δ", "-"), ("(T-1)(M-1)Δ", OTHER_STYLE))
+        for bound, (name, dashes) in zip(drawn, kinds, strict=True):
+            at_ends = bound[regret.num_tasks - 1 :: regret.num_tasks]
+            draw_at_cycle_ends(axes, regret.num_tasks, at_ends, BOUND_COLOUR, dashes)
+            labels.append(EndLabel(f"{name} = {bound[-1]:.2f}", bound[-1], BOUND_COLOUR, dashes))
     mark_cycles(axes, regret.num_visits, regret.num_tasks, regret.cyclic)
     axes.set_xlim(0, regret.num_visits)
     axes.set_xlabel("visit")

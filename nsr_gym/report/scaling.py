@@ -20,16 +20,23 @@ _HORIZONS = {
 }
 
 
-def render_exponents(fits: Sequence[Exponents], *, tasks: Sequence[int], horizon: Horizon) -> Group:
+def render_exponents(
+    fits: Sequence[Exponents],
+    *,
+    tasks: Sequence[int],
+    horizon: Horizon,
+    left_out: Sequence[int] = (),
+) -> Group:
     """Build the table of one environment's exponents.
 
     Args:
         fits: by agent, at least one.
         tasks: the numbers of tasks that were played.
         horizon: what T counts.
+        left_out: numbers of tasks that were asked for and can all be held, so were not played.
     """
-    played = ", ".join(map(str, sorted(tasks)))
-    table = plain_table("log regret = a + b_T log T + b_M log(M-1), 95 % intervals", gap=2)
+    played, held = ", ".join(map(str, sorted(tasks))), fits[0].held
+    table = plain_table(f"log regret = a + b_T log T + b_M log(M-{held}), 95 % intervals", gap=2)
     table.add_column("agent", no_wrap=True)
     for header in ("b_T", "b_M", "variance\nexplained"):
         table.add_column(header, justify="right", no_wrap=True)
@@ -39,9 +46,16 @@ def render_exponents(fits: Sequence[Exponents], *, tasks: Sequence[int], horizon
         cells = (exponent_text(fit.time), exponent_text(fit.tasks), explained, escape(fit.note))
         table.add_row(escape(fit.agent), *cells)
     head = f"Scaling of {fits[0].environment}, M = {played}, "
+    law = "T(M-1)Delta_switch has both exponents 1"
+    if held > 1:
+        law = f"c = {held} solutions can be held: (C-1)(M-{held})Delta_switch has both exponents 1"
+    lines = [f"{_HORIZONS[horizon]}; {law}."]
+    if left_out:
+        missing = ", ".join(map(str, left_out))
+        lines.append(f"M = {missing} left out: all solutions can be held, and there is no bound.")
     return Group(
         Text(head + runs_label([fit.time.runs for fit in fits]), style="bold"),
-        Text(f"{_HORIZONS[horizon]}; T(M-1)Delta_switch has both exponents 1."),
+        *map(Text, lines),
         table,
         Text(),
     )

@@ -131,7 +131,7 @@ def _agents(summary: pd.DataFrame) -> Table:
         row: dict[Any, Any] = found.to_dict()
         text = str(row["standing"])
         if not np.isnan(row["ratio"]) and row["finished"] == 1 and row["place"] != "reference":
-            text += f"; {spread_text(row, 'ratio', 3)} of the bound"
+            text += f"; measured {spread_text(row, 'ratio', 3)} of the bound"
             if not math.isclose(row["theorem"], row["bound"]):
                 text += f", {row['theorem_ratio']:.3f} of T(M-1)Delta_switch"
         table.add_row(f"  {escape(str(row['agent']))}", escape(text))

@@ -104,6 +104,17 @@ def test_the_length_of_an_episode_nobody_finished_is_filled_up_or_given() -> Non
         exact_regret(table({"a": [1.0] * 4}), num_visits=3)
 
 
+def test_the_table_itself_says_how_long_an_episode_is() -> None:
+    rows = table({"a": [7.0]}, tasks=3, finished=False).assign(num_visits=12)
+    assert exact_regret(rows).num_visits == 12
+    assert exact_regret(rows, num_visits=15).num_visits == 15
+    unknown = rows.assign(num_visits=np.nan)
+    assert exact_regret(unknown).num_visits == 3
+    longer = table({"b": [7.0]}, tasks=3, finished=False).assign(num_visits=9)
+    with pytest.raises(DataError, match="number of visits"):
+        exact_regret(pd.concat([rows, longer]))
+
+
 def test_live_and_exact_rows_are_told_apart_in_one_table() -> None:
     mixed = pd.concat([live_rows(), table({"a": [1.0, 0.0]})], ignore_index=True)
     assert exact_environments(mixed) == [BLIND]
@@ -178,7 +189,8 @@ def test_pin_never_recovers_a_task_whose_allocation_it_does_not_choose() -> None
         ([9.0, 9.0], {"bound": 9.0, "optimum": 9.0}, "at bound", "which is the optimum, exactly"),
         ([9.0, 9.0], {"bound": 4.0, "optimum": 9.0}, "at optimum", "at the optimum, exactly"),
         ([4.0, 4.0], {"bound": 4.0, "optimum": 9.0}, "at bound", "at the bound, exactly"),
-        ([8.0, 10.5], {"bound": 9.0}, "at bound", "3 standard errors"),
+        ([8.0, 10.5], {"bound": 9.0}, "at bound", "not told apart from the bound (3 st"),
+        ([8.0, 10.5], {"bound": 9.0, "optimum": 9.0}, "at bound", "apart from the bound, which is"),
         ([6.0, 6.0], {"bound": 4.0, "optimum": 9.0}, "between", "remembers"),
         ([1.0, 1.0], {"bound": 4.0, "optimum": 9.0}, "below bound", "remembers (bank access)"),
         ([1.0, 1.0], {"optimum": 9.0}, "below optimum", "remembers"),
@@ -196,6 +208,18 @@ def test_where_an_agent_lies(
     found = standing(totals, access="bank", **options)
     assert found.place == place
     assert text in found.text
+
+
+def test_an_agent_whose_expected_regret_is_known_is_placed_by_that() -> None:
+    def placed(expected: float | None) -> tuple[str, str]:
+        # Runs that three standard errors do not tell apart from either value.
+        found = standing([8.0, 10.5], access="visit", expected=expected, bound=9.0, optimum=9.0)
+        return found.place, found.text
+
+    assert placed(10.0) == ("above", "expected above the optimum, 1.11 times it")
+    assert placed(9.0) == ("at bound", "expected at the bound, which is the optimum, exactly")
+    assert placed(8.5)[0] == "below bound"
+    assert placed(None)[0] == placed(float("inf"))[0] == "at bound"
 
 
 def test_below_the_bound_the_kind_of_memory_is_named() -> None:

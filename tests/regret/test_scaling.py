@@ -11,7 +11,13 @@ import pytest
 
 from nsr_gym.errors import InvalidValueError, UnknownNameError
 from nsr_gym.evaluation.rollout import play
-from nsr_gym.evaluation.scaling import default_horizon, scaling_comparisons, scaling_study
+from nsr_gym.evaluation.scaling import (
+    default_horizon,
+    scaling_comparisons,
+    scaling_study,
+    scarce_tasks,
+    solutions_held,
+)
 from nsr_gym.regret.scaling import (
     ROWS,
     Exponents,
@@ -54,6 +60,29 @@ def test_pinning_has_both_exponents_exactly_one(environment: str, horizon: Any) 
         assert (interval.point, interval.low, interval.high) == pytest.approx((1, 1, 1), abs=1e-9)
     assert fit.explained == pytest.approx(1.0)
     assert fit.note == ""
+
+
+def test_where_c_solutions_can_be_held_pinning_has_exponent_one_in_m_minus_c() -> None:
+    arguments = {"slots": 2, "bank": 1, "cycles": 4}
+    found = scaling_table(
+        play(PAGING, "pin", [0, 1], arguments=arguments | {"num_tasks": m}) for m in (4, 6, 9)
+    )
+    held = solutions_held(PAGING, arguments)
+    fit = one(found, horizon="later cycles", held=held)
+    assert (held, fit.held) == (3, 3)
+    assert (fit.time.point, fit.tasks.point) == pytest.approx((1.0, 1.0))
+    assert exponent_frame([fit]).loc[0, "held"] == 3
+    # In M-1 it has none: the law is another one.
+    assert one(found, horizon="later cycles").tasks.point > 1.5
+
+
+def test_what_can_all_be_held_is_left_out_of_a_study() -> None:
+    assert scarce_tasks(PAGING, [3, 4, 5, 10], {"slots": 3, "bank": 1}) == [5, 10]
+    assert scarce_tasks(BLIND, [2, 3]) == [2, 3]
+    with pytest.raises(InvalidValueError, match="above the 13 solutions"):
+        scarce_tasks(PAGING, [3, 10], {"slots": 3, "bank": None})
+    with pytest.raises(InvalidValueError, match=r"log\(M-4\).*M = 3"):
+        fit_exponents(rows(lambda t, m, seed: 1.0), held=4)
 
 
 def test_eliminating_within_visits_is_linear_in_visits_and_in_the_other_tasks() -> None:
@@ -164,6 +193,7 @@ def test_a_study_plays_every_number_of_tasks_once_and_goes_on_where_it_was(
         ({"tasks": [1, 3]}, "at least 2"),
         ({"tasks": [3, 3]}, "each once"),
         ({"arguments": {"obs": "classes:4"}}, "classes:4"),
+        ({"agents": ["pin", "clock"], "arguments": {"order": "iid"}}, "order"),
     ],
 )
 def test_a_study_that_cannot_be_played_is_refused_before_it_begins(

@@ -25,6 +25,7 @@ from nsr_gym.report.exact_figures import (
     scaling_figure,
 )
 from nsr_gym.report.exact_terminal import render_regret
+from nsr_gym.report.figures import regret_figure
 from nsr_gym.report.scaling import render_exponents
 from nsr_gym.report.summary import summarise
 from nsr_gym.report.verdict import render_verdict, verdict_json
@@ -132,6 +133,37 @@ def test_the_table_fits_into_120_columns_and_is_whole(
     assert "[" in next(line for line in shown.splitlines() if line.startswith("uniform-random"))
 
 
+@pytest.mark.parametrize("size", [999.0, 12_345.0, 1e6])
+def test_large_numbers_are_whole_too(
+    size: float, tables: dict[str, pd.DataFrame], verdicts: dict[str, Verdict]
+) -> None:
+    summary = summarise_exact(tables[RECOVERY], verdicts=verdicts)
+    for name in summary.select_dtypes("float").columns:
+        summary[name] = size
+    summary[["reward", "regret_low", "finished"]] = [-size, size - 1, 0.5]
+    shown = text(render_regret(summary))
+    assert max(map(len, shown.splitlines())) <= 120
+    assert "…" not in shown
+    for header in ("total regret", "in first", "in last", "ratio to", "history-aware", "expected"):
+        assert header in shown
+    # Nothing is broken over two lines: each row is whole, in as many tables as it takes.
+    found = [line for line in shown.splitlines() if line.startswith("uniform-random")]
+    cells = " ".join(found).replace("[", " ").replace("]", " ").split()
+    assert sum(part.strip(",").startswith(f"{size:,.0f}") for part in cells) == 8
+    assert f"-{size:,.0f}" in " ".join(cells)
+
+
+def test_an_episode_of_forty_cycles_fits_into_one_table() -> None:
+    arguments = {"num_tasks": 10, "cycles": 40}
+    agents = ("best-memoryless", "history-aware", "pin")
+    table = pd.concat([play(RECOVERY, agent, range(3), arguments=arguments) for agent in agents])
+    verdict = judge(RECOVERY, arguments)
+    shown = text(render_regret(summarise_exact(table, verdicts={RECOVERY: verdict})))
+    assert max(map(len, shown.splitlines())) <= 120
+    assert len([line for line in shown.splitlines() if line.startswith("best-memoryless")]) == 1
+    assert "ratio to" in shown
+
+
 def test_without_a_verdict_the_columns_about_it_are_left_out(
     tables: dict[str, pd.DataFrame],
 ) -> None:
@@ -151,8 +183,8 @@ def test_a_verdict_in_words(tables: dict[str, pd.DataFrame], verdicts: dict[str,
     assert "nothing gets below" in shown
     for assumption in verdicts[PAGING].assumptions:
         assert f"yes {assumption.name}" in shown
-    assert "lru above the optimum, 1.33 times it" in shown
-    assert "pin at the bound, which is the optimum, exactly" in shown
+    assert "lru expected above the optimum, 1.33 times it; measured 1.333 of the bound" in shown
+    assert "pin expected at the bound, which is the optimum, exactly" in shown
 
 
 def test_where_the_bound_does_not_apply_none_is_printed_or_drawn() -> None:
@@ -203,6 +235,33 @@ def test_the_figure_names_runs_agents_bound_and_who_is_missing(
     assert "bound" not in labels(figure)
 
 
+def test_bound_and_optimum_are_drawn_at_the_ends_of_cycles_alone(
+    tables: dict[str, pd.DataFrame], verdicts: dict[str, Verdict], full_table: pd.DataFrame
+) -> None:
+    def steps(figure: Figure) -> list[Any]:
+        return [line for line in figure.axes[0].lines if line.get_drawstyle() == "steps-post"]
+
+    found = exact_regret(tables[PAGING])
+    (bound,) = steps(exact_regret_figure(found, verdicts[PAGING]))
+    assert bound.get_xdata().tolist() == [4, 8, 12, 16, 20]
+    assert bound.get_ydata().tolist() == [0, 3, 6, 9, 12]
+    # A policy that attains the bound is nowhere below the line, within no cycle either.
+    pinned = found.agents["pin"].cumulative.mean(axis=0)
+    drawn = np.concatenate([np.zeros(3), np.repeat(bound.get_ydata(), 4)[:17]])
+    assert (pinned >= drawn - 1e-9).all()
+    live = steps(regret_figure(full_table))
+    assert len(live) == 2
+    assert all((line.get_xdata() % 10 == 0).all() for line in live)
+
+
+def test_where_tasks_come_in_no_cycles_only_the_end_is_drawn() -> None:
+    table, verdict = played(PAGING, order="iid"), judge(PAGING, SMALL | {"order": "iid"})
+    figure = exact_regret_figure(exact_regret(table), verdict)
+    (line,) = (a for a in figure.axes[0].lines if a.get_drawstyle() == "steps-post")
+    assert np.isnan(line.get_ydata()[:-1]).all()
+    assert line.get_ydata()[-1] == verdict.optimum
+
+
 def test_who_did_not_finish_a_single_visit_is_named_in_the_title() -> None:
     table = play(RECOVERY, "pin", [0], arguments=SMALL | {"num_tasks": 10})
     figure = exact_regret_figure(exact_regret(table, num_visits=50))
@@ -236,9 +295,25 @@ def test_the_scaling_figure_and_table_show_exponents_and_who_has_none() -> None:
     shown = text(render_exponents(fits, tasks=[5, 3], horizon="later cycles"))
     assert "M = 3, 5, 2 runs" in shown
     assert "0 throughout" in shown
+    assert "T(M-1)Delta_switch has both exponents 1" in shown
     nothing = [fit for fit in fits if fit.note]
     with pytest.raises(DataError, match="0 throughout"):
         scaling_figure(rows, nothing)
+
+
+def test_with_c_solutions_held_table_and_figure_name_m_minus_c() -> None:
+    arguments = SMALL | {"slots": 2}
+    rows = scaling_table(
+        play(PAGING, "pin", [0], arguments=arguments | {"num_tasks": m}) for m in (3, 5)
+    )
+    fits = fit_exponents(rows, horizon="later cycles", held=2)
+    shown = render_exponents(fits, tasks=[3, 5], horizon="later cycles", left_out=[2])
+    for part in ("log(M-2)", "(C-1)(M-2)Delta_switch has both", "M = 2 left out"):
+        assert part in " ".join(text(shown).split())
+    figure = scaling_figure(rows, fits, horizon="later cycles")
+    assert figure.axes[1].get_xlabel() == "M-2"
+    assert figure.axes[1].lines[0].get_xdata().tolist() == [1, 3]
+    assert "law (C-1)(M-2), c = 2 held" in figure.get_suptitle()
 
 
 def test_a_live_agent_is_held_against_a_bound_of_its_own_seeds(
@@ -255,7 +330,10 @@ def test_a_live_agent_is_held_against_a_bound_of_its_own_seeds(
             assert rows[agent][f"theorem_ratio{end}"] == summary[agent][f"ratio{end}"]
     # By construction (C-1)M / (C(M-1)) of T(M-1)Delta_switch on every seed, so never "at" it.
     assert rows["fresh"]["place"] == "above"
-    assert rows["fresh"]["ratio"] == pytest.approx(10 / 9, rel=0.02)
+    # The bound is (C-1)(M-1) times the smallest Delta_switch.
+    assert verdict.bound is not None
+    expected = 10 / 9 * verdict.theorem * (5 / 6) / verdict.bound
+    assert rows["fresh"]["ratio"] == pytest.approx(expected, rel=0.02)
 
 
 def test_exact_rows_beside_live_ones_change_nothing(
