@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from nsr_gym.envs.arguments import FACE_ARGUMENTS, check_whole
-from nsr_gym.envs.single import EngineEnv
 from nsr_gym.envs.tabular.allocation import AllocationEngine
 from nsr_gym.envs.tabular.config import BlindConfig
-from nsr_gym.envs.vector import EngineVectorEnv
+from nsr_gym.envs.tabular.faces import ExactEnv, ExactVectorEnv
 
 
-class BlindAllocationEnv(EngineEnv):
+class BlindAllocationEnv(ExactEnv):
     """Recurring tasks, one best allocation for each, and an observation that may not tell which.
 
     ## Description
@@ -109,33 +105,11 @@ class BlindAllocationEnv(EngineEnv):
     - v0: first version.
     """
 
-    def __init__(self, *, render_mode: str | None = None, **arguments: Any) -> None:
-        """Build the environment; the arguments are those of the class docstring."""
-        super().__init__(_engine(arguments, 1), render_mode=render_mode)
+    config_class = BlindConfig
+    engine_class = AllocationEngine
 
 
-class BlindAllocationVectorEnv(EngineVectorEnv):
+class BlindAllocationVectorEnv(ExactVectorEnv):
     """`BlindAllocationEnv`, n episodes side by side in arrays."""
 
-    def __init__(
-        self,
-        num_envs: int = 1,
-        *,
-        autoreset_mode: str = "next_step",
-        max_episode_steps: int | None = None,
-        render_mode: str | None = None,
-        **arguments: Any,
-    ) -> None:
-        """Build the environments; the arguments are those of `BlindAllocationEnv`."""
-        super().__init__(
-            _engine(arguments, num_envs),
-            autoreset_mode=autoreset_mode,
-            max_episode_steps=max_episode_steps,
-            render_mode=render_mode,
-        )
-
-
-def _engine(arguments: dict[str, Any], num_episodes: int) -> AllocationEngine:
-    check_whole("num_envs", num_episodes, least=1)
-    config = BlindConfig.from_arguments(arguments, others=FACE_ARGUMENTS)
-    return AllocationEngine(config, num_episodes)
+    single_class = BlindAllocationEnv

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from nsr_gym.envs.arguments import FACE_ARGUMENTS, check_whole
-from nsr_gym.envs.single import EngineEnv
 from nsr_gym.envs.tabular.config import PagingConfig
+from nsr_gym.envs.tabular.faces import ExactEnv, ExactVectorEnv
 from nsr_gym.envs.tabular.paging import PagingEngine
-from nsr_gym.envs.vector import EngineVectorEnv
 
 
-class PagingEnv(EngineEnv):
+class PagingEnv(ExactEnv):
     """Recurring tasks and fewer places than tasks: what to hold decides what has to be relearned.
 
     ## Description
@@ -121,33 +117,11 @@ class PagingEnv(EngineEnv):
     - v0: first version.
     """
 
-    def __init__(self, *, render_mode: str | None = None, **arguments: Any) -> None:
-        """Build the environment; the arguments are those of the class docstring."""
-        super().__init__(_engine(arguments, 1), render_mode=render_mode)
+    config_class = PagingConfig
+    engine_class = PagingEngine
 
 
-class PagingVectorEnv(EngineVectorEnv):
+class PagingVectorEnv(ExactVectorEnv):
     """`PagingEnv`, n episodes side by side in arrays."""
 
-    def __init__(
-        self,
-        num_envs: int = 1,
-        *,
-        autoreset_mode: str = "next_step",
-        max_episode_steps: int | None = None,
-        render_mode: str | None = None,
-        **arguments: Any,
-    ) -> None:
-        """Build the environments; the arguments are those of `PagingEnv`."""
-        super().__init__(
-            _engine(arguments, num_envs),
-            autoreset_mode=autoreset_mode,
-            max_episode_steps=max_episode_steps,
-            render_mode=render_mode,
-        )
-
-
-def _engine(arguments: dict[str, Any], num_episodes: int) -> PagingEngine:
-    check_whole("num_envs", num_episodes, least=1)
-    config = PagingConfig.from_arguments(arguments, others=FACE_ARGUMENTS)
-    return PagingEngine(config, num_episodes)
+    single_class = PagingEnv
