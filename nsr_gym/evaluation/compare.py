@@ -23,9 +23,9 @@ import pandas as pd
 
 from nsr_gym.errors import FileFormatError, InvalidValueError, StateError, unknown
 from nsr_gym.evaluation.cells import VISITS, Cell, ResultFolder, read_parquet, write_parquet
-from nsr_gym.evaluation.rollout import check_arguments
+from nsr_gym.evaluation.rollout import check_arguments, opened
 from nsr_gym.registration import environment_family
-from nsr_gym.registry import agent_spec, make_agent
+from nsr_gym.registry import agent_spec
 
 _PACKAGES = ("nsr-gym", "gymnasium", "torch", "numpy", "scipy", "pandas", "scikit-learn")
 
@@ -158,26 +158,12 @@ def run(
             raise StateError(f"{folder} is not empty and holds no comparison; choose another name.")
         # Wrong arguments are to be found before anything is written.
         for cell in {(cell.environment, cell.agent): cell for cell in cells}.values():
-            _probe(cell)
+            with opened(cell.environment, cell.agent, 1, cell.arguments, cell.agent_arguments):
+                pass
     folder.mkdir(parents=True, exist_ok=True)
     with results.lock():
         _claim(results, comparison, resume)
         return _run_locked(results, cells, count, progress)
-
-
-def _probe(cell: Cell) -> None:
-    """Build a cell's environment and agent and throw them away.
-
-    Raises:
-        NsrGymError: one refuses the other or its arguments.
-    """
-    family = environment_family(cell.environment)
-    chosen = {**cell.arguments, **agent_spec(cell.agent).environment_arguments(family)}
-    env = gym.make_vec(cell.environment, num_envs=1, vectorization_mode=None, **chosen)
-    try:
-        make_agent(cell.agent, env, **cell.agent_arguments)
-    finally:
-        env.close()
 
 
 def load(folder: Path) -> pd.DataFrame:

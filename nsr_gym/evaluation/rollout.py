@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import gymnasium as gym
@@ -61,14 +62,9 @@ def play(
         raise InvalidValueError("Expected at least one seed; got none.")
     spec, family = agent_spec(agent), environment_family(environment)
     check_arguments(arguments or {})
-    chosen = {"split": "test"} | (arguments or {}) | spec.environment_arguments(family)
-    env: Any = gym.make_vec(environment, num_envs=len(seeds), vectorization_mode=None, **chosen)
-    try:
-        player = make_agent(agent, env, **(agent_arguments or {}))
-        episode = _episode if family == "live" else play_exact
+    episode = _episode if family == "live" else play_exact
+    with opened(environment, agent, len(seeds), arguments, agent_arguments) as (env, player):
         table = episode(env, player, [int(seed) for seed in seeds], progress)
-    finally:
-        env.close()
     engine_config = env.unwrapped.engine.config
     table.insert(0, "environment", environment)
     table.insert(1, "agent", agent)
@@ -76,6 +72,35 @@ def play(
     table.insert(4, "split", engine_config.split)
     table.insert(5, "num_tasks", engine_config.num_tasks)
     return table.sort_values(["seed", "visit"], ignore_index=True)
+
+
+@contextmanager
+def opened(
+    environment: str,
+    agent: str,
+    num_envs: int = 1,
+    arguments: Mapping[str, Any] | None = None,
+    agent_arguments: Mapping[str, Any] | None = None,
+) -> Iterator[tuple[Any, Any]]:
+    """Build an environment as an agent plays it, and the agent; close the environment at the end.
+
+    Args:
+        environment: an id of the suite.
+        agent: a registered name.
+        num_envs: episodes side by side.
+        arguments: of the environment; `split` is `"test"` where they do not say.
+        agent_arguments: of the agent.
+
+    Raises:
+        NsrGymError: the environment refuses the arguments, or the agent the environment.
+    """
+    own = agent_spec(agent).environment_arguments(environment_family(environment))
+    chosen = {"split": "test", **(arguments or {}), **own}
+    env: Any = gym.make_vec(environment, num_envs=num_envs, vectorization_mode=None, **chosen)
+    try:
+        yield env, make_agent(agent, env, **(agent_arguments or {}))
+    finally:
+        env.close()
 
 
 def check_arguments(arguments: Mapping[str, Any]) -> None:

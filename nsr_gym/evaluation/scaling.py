@@ -12,9 +12,9 @@ import pandas as pd
 
 from nsr_gym.errors import InvalidValueError
 from nsr_gym.evaluation.compare import Comparison, run
+from nsr_gym.evaluation.rollout import opened
 from nsr_gym.metrics.episodes import RewardKind
 from nsr_gym.registration import environment_family
-from nsr_gym.registry import agent_spec, make_agent
 from nsr_gym.regret.scaling import Horizon, scaling_table
 
 TASKS = (3, 5, 10, 20)
@@ -69,9 +69,9 @@ def scaling_comparisons(
     # What only the largest M or the last agent refuses is to be found before anything is played.
     for comparison in found.values():
         for agent in comparison.agents:
-            own = agent_spec(agent).environment_arguments(environment_family(environment))
-            with _built(environment, {**comparison.arguments, **own}) as env:
-                make_agent(agent, env, **comparison.agent_arguments.get(agent, {}))
+            own = comparison.agent_arguments.get(agent, {})
+            with opened(environment, agent, 1, comparison.arguments, own):
+                pass
     return found
 
 
