@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nsr_gym.envs.config import EpisodeConfig
+from nsr_gym.envs.config import VisitConfig
 from nsr_gym.envs.dynamics import Arrival, Floats, Ints, Visits
 from nsr_gym.envs.layout import ObservationLayout
 from nsr_gym.envs.live import LiveDynamics
-from nsr_gym.envs.memory import DISCARD, UPDATE, Bools, Progress
+from nsr_gym.envs.memory import DISCARD, UPDATE, Bools, Limits, Progress
 from nsr_gym.learning.adapters import Adapters
 
 _EMPTY = -1
@@ -30,7 +30,7 @@ class ActiveMemory:
     def __init__(
         self,
         dynamics: LiveDynamics,
-        config: EpisodeConfig,
+        config: VisitConfig,
         num_episodes: int,
         *,
         persistent: bool,
@@ -47,8 +47,11 @@ class ActiveMemory:
         self._born = np.full((num_episodes, config.max_rank), _EMPTY, dtype=np.int64)
         self._scratch = np.zeros(num_episodes, dtype=np.int64)
 
-    def begin(self, rows: Ints) -> None:
-        """Forget everything about episodes that start anew."""
+    def begin(self, rows: Ints, limits: Limits) -> None:
+        """Forget everything about episodes that start anew; the adapter's size is fixed."""
+        self._reset(rows)
+
+    def _reset(self, rows: Ints) -> None:
         self._born[rows] = _EMPTY
         self._scratch[rows] = 0
         self._active.put(self._dynamics.tensor(rows), self._dynamics.empty(len(rows)))
@@ -66,8 +69,9 @@ class ActiveMemory:
             values["active_loss"] = scale(self._dynamics.active_loss(arrival, active))
         return self.layout.encode(len(rows), values)
 
-    def admit(self, arrival: Arrival) -> None:
-        """Do nothing: what to do with the adapter is decided when the visit begins."""
+    def admit(self, arrival: Arrival, progress: Progress) -> NDArray[np.float32]:
+        """Return what `observe` does: what to do with the adapter is decided later."""
+        return self.observe(arrival, progress)
 
     def masks_for(self, arrival: Arrival) -> Bools:
         """Return the same as `masks` for tasks that would arrive."""
@@ -88,7 +92,7 @@ class ActiveMemory:
         executed[:, 2] = np.minimum(actions[:, 2], UPDATE)
         ranks = np.array(self._config.ranks, dtype=np.int64)[executed[:, 1]]
         if not self._persistent:
-            self.begin(rows)
+            self._reset(rows)
 
         # Bring the directions to be overwritten to the front; the rest keeps its order, in
         # which equally old ones stand from the heaviest to the lightest.

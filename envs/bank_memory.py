@@ -6,11 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsr_gym.bank import TaskKnowledgeBank
+from nsr_gym.bank.bank import NO_LIMIT
 from nsr_gym.envs.cache import EntryCache
-from nsr_gym.envs.config import EpisodeConfig
+from nsr_gym.envs.config import VisitConfig
 from nsr_gym.envs.dynamics import Arrival, Dynamics, Floats, Ints, Visits
 from nsr_gym.envs.layout import GLOBAL_FIELDS, TASK_FIELDS, VIEW_FIELDS, ObservationLayout
-from nsr_gym.envs.memory import ADD, DISCARD, UPDATE, Bools, Progress
+from nsr_gym.envs.memory import ADD, DISCARD, UPDATE, Bools, Limits, Progress
 
 
 class BankMemory:
@@ -21,17 +22,15 @@ class BankMemory:
         layout: of the observations.
     """
 
-    def __init__(self, dynamics: Dynamics, config: EpisodeConfig, num_episodes: int) -> None:
+    def __init__(self, dynamics: Dynamics, config: VisitConfig, num_episodes: int) -> None:
         self._dynamics, self._config = dynamics, config
         store = dynamics.store()
         self.bank = TaskKnowledgeBank(
-            capacity=config.capacity,
-            capacity_bytes=config.capacity_bytes,
             embedding_dim=dynamics.embedding_dim,
             retention=config.retention,
             num_banks=num_episodes,
             store=store,
-            tags=("task", "refined"),
+            tags=("task", "refined", *dynamics.tags),
         )
         sizes = dict.fromkeys(VIEW_FIELDS, config.view_size) | dict.fromkeys(GLOBAL_FIELDS, 1)
         if config.observe_task_id:
@@ -44,30 +43,40 @@ class BankMemory:
         self._accuracies = EntryCache(num_episodes, len(dynamics.pool))
         self._view = np.full((num_episodes, config.view_size), -1, dtype=np.int64)
         self._embedding = np.zeros((num_episodes, dynamics.embedding_dim), dtype=np.float32)
+        self._horizon = np.ones(num_episodes, dtype=np.int64)
+        self._ranks = np.array(config.ranks, dtype=np.int64)
 
-    def begin(self, rows: Ints) -> None:
+    def begin(self, rows: Ints, limits: Limits) -> None:
         """Forget everything about episodes that start anew."""
+        self._horizon[rows] = limits.visits
         self.bank.clear(rows=rows)
+        self.bank.limit(rows=rows, capacity=limits.capacity, capacity_bytes=limits.capacity_bytes)
 
     def observe(self, arrival: Arrival, progress: Progress) -> NDArray[np.float32]:
         """Return what a policy sees of tasks that arrive, (n, size); changes nothing."""
+        return self._observe(arrival, progress, *self._viewed(arrival))
+
+    def _observe(
+        self, arrival: Arrival, progress: Progress, slots: Ints, similarity: Floats
+    ) -> NDArray[np.float32]:
         config, bank, layout = self._config, self.bank, self.layout
-        slots, similarity = self._viewed(arrival)
         rows, held = arrival.visits.rows, slots >= 0
         place = rows[:, None], np.maximum(slots, 0)
         scaled = np.ones(slots.shape)
         scaled[held] = layout.scale_loss(
             self._trial_loss(arrival, np.nonzero(held)[0], slots[held])
         )
-        horizon = config.num_visits
+        horizon = self._horizon[rows]
+        capacity = bank.capacities[rows]
+        room = np.where((capacity > 0) & (capacity < NO_LIMIT), capacity, horizon)
         values = {
             "similarity": similarity,
             "stored_rank": held * bank.rank[place] / config.max_rank,
             "accuracy": held * bank.accuracy[place],
-            "age": held * (bank.clock[rows, None] - bank.reserved_at[place]) / horizon,
-            "recalls": held * bank.times_recalled[place] / horizon,
+            "age": held * (bank.clock[rows, None] - bank.reserved_at[place]) / horizon[:, None],
+            "recalls": held * bank.times_recalled[place] / horizon[:, None],
             "trial_loss": scaled,
-            "occupancy": bank.entries[rows] / max(1, config.capacity or horizon),
+            "occupancy": bank.count(rows) / room,
             "budget_left": self._budget_left(rows),
             "visits_left": progress.visits_left,
             "bare_loss": layout.scale_loss(arrival.bare_loss),
@@ -77,11 +86,13 @@ class BankMemory:
             values["task"] = progress.task_share
         return layout.encode(len(rows), values)
 
-    def admit(self, arrival: Arrival) -> None:
-        """Make the arrived tasks the visited ones."""
+    def admit(self, arrival: Arrival, progress: Progress) -> NDArray[np.float32]:
+        """Make the arrived tasks the visited ones; return what `observe` does."""
         rows = arrival.visits.rows
-        self._view[rows], _ = self._viewed(arrival)
+        slots, similarity = self._viewed(arrival)
+        self._view[rows] = slots
         self._embedding[rows] = arrival.embedding
+        return self._observe(arrival, progress, slots, similarity)
 
     def masks(self, rows: Ints) -> Bools:
         """Return which values each action component may take, (n, S + 1 + Q + 3).
@@ -103,16 +114,13 @@ class BankMemory:
         recall[:, 1:] = view >= 0
         rank = np.ones((len(rows), len(config.ranks)), dtype=bool)
         reserve = np.ones((len(rows), 3), dtype=bool)
-        closed = np.zeros(len(rows), dtype=bool)
-        if config.capacity is not None:
-            full = bank.entries[rows] >= config.capacity
-            closed = full & (config.retention == "pin" or config.capacity == 0)
-        if config.capacity_bytes is not None:
-            free = config.capacity_bytes - bank.nbytes(rows=rows) * (config.retention == "pin")
-            closed |= self._least_bytes > free
+        capacity, budget, held = bank.capacities[rows], bank.budgets[rows], bank.count(rows)
+        keeps_first = config.retention == "pin"
+        closed = (held >= capacity) & (keeps_first | (capacity == 0))
+        closed |= self._least_bytes > budget - bank.nbytes(rows=rows) * keeps_first
         reserve[:, ADD] = ~closed
         # An update adds after a fresh start, so it stays open only while something is held.
-        reserve[:, UPDATE] = ~closed | (bank.entries[rows] > 0)
+        reserve[:, UPDATE] = ~closed | (held > 0)
         return np.concatenate([recall, rank, reserve], axis=1)
 
     def visit(self, visits: Visits, actions: Ints) -> tuple[Ints, Floats]:
@@ -121,7 +129,7 @@ class BankMemory:
         executed[:, 0] = np.minimum(actions[:, 0], (self._view[rows] >= 0).sum(axis=1))
         recalled = executed[:, 0] > 0
         slots = np.where(recalled, self._view[rows, executed[:, 0] - 1], -1)
-        ranks = np.array(self._config.ranks, dtype=np.int64)[executed[:, 1]]
+        ranks = self._ranks[executed[:, 1]]
         bank.tick(rows=rows)
         if recalled.any():
             bank.mark_recalled(slots[recalled], rows=rows[recalled])
@@ -134,11 +142,13 @@ class BankMemory:
         for chosen, fresh in ((update, False), (add, True)):
             if not chosen.any():
                 continue
+            result = self._dynamics.result(rows[chosen])
+            own = {"task": visits.tasks[chosen], "refined": refined[chosen]}
             entry = {
+                **result,
                 "embedding": self._embedding[rows[chosen]],
                 "accuracy": curve[chosen, -1],
-                "tags": {"task": visits.tasks[chosen], "refined": refined[chosen]},
-                **self._dynamics.result(rows[chosen]),
+                "tags": own | result.get("tags", {}),
             }
             if fresh:
                 kept = bank.reserve(rows=rows[chosen], **entry).slot >= 0
@@ -149,7 +159,7 @@ class BankMemory:
 
     def entries(self, rows: Ints) -> Ints:
         """Return how many entries are held, (n,)."""
-        return np.asarray(self.bank.entries[rows])
+        return self.bank.count(rows)
 
     def nbytes(self, rows: Ints) -> Ints:
         """Return the bytes that survive the switch, (n,)."""
@@ -161,7 +171,8 @@ class BankMemory:
         held = np.flatnonzero(bank.occupied[row])
         view = self._view[row].tolist()
         kinds = {kind: int(value[0]) for kind, value in bank.bytes_by_kind(rows=[row]).items()}
-        capacity = "no limit" if bank.capacity is None else f"capacity {bank.capacity}"
+        most = int(bank.capacities[row])
+        capacity = "no limit" if most == NO_LIMIT else f"capacity {most}"
         lines = [
             f"bank: {len(held)} entries ({capacity}, {bank.retention}), "
             + ", ".join(f"{kind} {value:,} B" for kind, value in kinds.items() if value),
@@ -210,7 +221,7 @@ class BankMemory:
     def _viewed(self, arrival: Arrival) -> tuple[Ints, Floats]:
         """Return slots and similarities in view, (n, S) each; -1 and 0 where there is none."""
         size, rows = self._config.view_size, arrival.visits.rows
-        n = size if not self._config.observe_task_id else max(1, self.bank.slots)
+        n = size if not self._config.observe_task_id else max(size, self.bank.slots)
         hits = self.bank.recall(arrival.embedding, top_n=n, rows=rows)
         slots = np.where(hits.valid, hits.slot, -1)
         similarity = np.where(hits.valid, hits.similarity, 0.0)
@@ -220,16 +231,13 @@ class BankMemory:
             order = np.argsort(~own, axis=1, kind="stable")
             slots = np.take_along_axis(slots, order, axis=1)
             similarity = np.take_along_axis(similarity, order, axis=1)
-        missing = max(0, size - slots.shape[1])
-        slots = np.pad(slots[:, :size], ((0, 0), (0, missing)), constant_values=-1)
-        return slots, np.pad(similarity[:, :size], ((0, 0), (0, missing)))
+        return slots[:, :size], similarity[:, :size]
 
     def _same_task(self, arrival: Arrival, slots: Ints) -> Bools:
         tags = self.bank.tags["task"][arrival.visits.rows[:, None], np.maximum(slots, 0)]
         return np.asarray(tags == arrival.visits.tasks[:, None])
 
     def _budget_left(self, rows: Ints) -> Floats:
-        budget = self._config.capacity_bytes
-        if budget is None:
-            return np.ones(len(rows))
-        return 1.0 - (self.bank.nbytes(rows=rows) / budget if budget else np.ones(len(rows)))
+        budget = self.bank.budgets[rows]
+        used = self.bank.nbytes(rows=rows) / np.maximum(1, budget)
+        return np.where(budget == NO_LIMIT, 1.0, 1.0 - np.where(budget == 0, 1.0, used))

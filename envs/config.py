@@ -2,36 +2,42 @@
 
 from __future__ import annotations
 
+import abc
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from nsr_gym.bank.retention import RETENTION_RULES
-from nsr_gym.envs.arguments import OBSERVATIONS, Arguments, check_number, check_whole
-from nsr_gym.errors import InvalidValueError, unknown
+from nsr_gym.envs.arguments import (
+    OBSERVATIONS,
+    Arguments,
+    check_choices,
+    check_number,
+    check_whole,
+)
+from nsr_gym.envs.plans import EpisodePlan
+from nsr_gym.errors import InvalidValueError
+from nsr_gym.pools import Pool
 from nsr_gym.registry import ACCESS
-from nsr_gym.streams import SCHEDULES, draw_visits
+from nsr_gym.streams import SCHEDULES, draw_visits, make_stream
 from nsr_gym.tasks import SPLITS
 
 REWARDS = ("post_task", "online")
 
 
 @dataclass(frozen=True, kw_only=True)
-class EpisodeConfig(Arguments):
-    """What an episode looks like, in plain JSON values.
+class VisitConfig(Arguments, abc.ABC):
+    """What all episodes of an environment have in common, in plain JSON values.
+
+    How long an episode is and how much its bank holds is drawn with it, see `draw_plan`.
 
     Attributes:
         split: `"train"` or `"test"`: from which pool tasks are drawn.
-        num_tasks: M, distinct tasks of one episode.
-        cycles: C; an episode has M C visits.
-        schedule: order of the visits, a name of `nsr_gym.streams.SCHEDULES`.
-        markov_noise: with `schedule="markov"`, the probability of leaving the cycle.
         access: `"bank"`, `"memoryless"` or `"visit"`: what a policy may use.
         view_size: S, bank entries in view.
         ranks: ranks that can be granted; the largest is R.
-        capacity: entries the bank holds; None for no limit.
-        capacity_bytes: bytes the bank holds; None for no limit.
         retention: which entry goes when the bank is full.
         energy: store at the lowest rank that keeps this share of the energy, instead of the
             granted rank; None for the granted rank.
@@ -53,15 +59,9 @@ class EpisodeConfig(Arguments):
     """
 
     split: str = "train"
-    num_tasks: int = 10
-    cycles: int = 6
-    schedule: str = "cyclic"
-    markov_noise: float | None = None
     access: str = "bank"
     view_size: int = 8
     ranks: tuple[int, ...] = (1, 2, 4, 8)
-    capacity: int | None = 16
-    capacity_bytes: int | None = None
     retention: str = "lru"
     energy: float | None = None
     reward: str = "post_task"
@@ -85,30 +85,20 @@ class EpisodeConfig(Arguments):
             UnknownNameError: a split, schedule, access level, ... that does not exist.
             InvalidValueError: a value of another type or out of range.
         """
-        for name, choices in (
-            ("split", SPLITS),
-            ("schedule", tuple(SCHEDULES)),
-            ("access", ACCESS),
-            ("retention", tuple(RETENTION_RULES)),
-            ("reward", REWARDS),
-            ("observation", OBSERVATIONS),
-        ):
-            if getattr(self, name) not in choices:
-                raise unknown(name, getattr(self, name), choices)
-        for name in (
-            "num_tasks", "cycles", "view_size", "support_size", "learning_steps", "updates",
-            "batch_size",
-        ):  # fmt: skip
+        choices: dict[str, tuple[str, ...]] = {
+            "split": SPLITS,
+            "access": ACCESS,
+            "retention": tuple(RETENTION_RULES),
+            "reward": REWARDS,
+            "observation": OBSERVATIONS,
+        }
+        check_choices(self, choices)
+        for name in ("view_size", "support_size", "learning_steps", "updates", "batch_size"):
             check_whole(name, getattr(self, name), least=1)
-        for name in ("capacity", "capacity_bytes"):
-            if getattr(self, name) is not None:
-                check_whole(name, getattr(self, name), least=0)
         for name in ("rank_cost", "distillation"):
             check_number(name, getattr(self, name), low=0.0)
         for name in ("learning_rate", "temperature"):
             check_number(name, getattr(self, name), low=0.0, open_low=True)
-        if self.markov_noise is not None:
-            check_number("markov_noise", self.markov_noise, low=0.0, high=1.0)
         for name, kind in (("observe_task_id", bool), ("device", str)):
             if not isinstance(getattr(self, name), kind):
                 raise InvalidValueError(
@@ -129,21 +119,114 @@ class EpisodeConfig(Arguments):
                 f"Expected ranks in ascending order, each once; got {list(ranks)}."
             )
 
-        # Schedules check how their options fit together when they draw.
-        rng = np.random.default_rng(0)
-        draw_visits(self.schedule, self.num_tasks, self.cycles, rng, **self.schedule_options)
-
-    @property
-    def schedule_options(self) -> dict[str, float]:
-        """The arguments that go to the schedule."""
-        return {} if self.markov_noise is None else {"markov_noise": self.markov_noise}
-
     @property
     def max_rank(self) -> int:
         """R, the largest rank that can be granted and the rank of the active adapter."""
         return self.ranks[-1]
 
     @property
+    @abc.abstractmethod
+    def max_tasks(self) -> int:
+        """The largest number of tasks, M, that an episode can have."""
+
+    @property
+    @abc.abstractmethod
+    def max_visits(self) -> int:
+        """The largest number of visits, V, that an episode can have."""
+
+    @abc.abstractmethod
+    def draw_plan(self, pool: Pool, rng: np.random.Generator) -> EpisodePlan:
+        """Draw an episode on tasks of a pool; `rng` is the only source of randomness."""
+
+    @abc.abstractmethod
+    def check_pool(self, pool: Pool) -> None:
+        """Refuse a pool with too few tasks.
+
+        Raises:
+            InvalidValueError: the message says how many there are.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeConfig(VisitConfig):
+    """Episodes of one kind: as many tasks, visits and room in each, in plain JSON values.
+
+    Attributes:
+        num_tasks: M, distinct tasks of one episode.
+        cycles: C; an episode has M C visits.
+        schedule: order of the visits, a name of `nsr_gym.streams.SCHEDULES`.
+        markov_noise: with `schedule="markov"`, the probability of leaving the cycle.
+        capacity: entries the bank holds; None for no limit.
+        capacity_bytes: bytes the bank holds; None for no limit.
+        embedding_noise: sigma: an arriving task's embedding e becomes e + sigma g / sqrt(d),
+            normalised, with g standard normal in d dimensions, anew at every arrival.
+    """
+
+    num_tasks: int = 10
+    cycles: int = 6
+    schedule: str = "cyclic"
+    markov_noise: float | None = None
+    capacity: int | None = 16
+    capacity_bytes: int | None = None
+    embedding_noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check every value; see `VisitConfig`."""
+        super().__post_init__()
+        check_choices(self, {"schedule": tuple(SCHEDULES)})
+        for name in ("num_tasks", "cycles"):
+            check_whole(name, getattr(self, name), least=1)
+        for name in ("capacity", "capacity_bytes"):
+            if getattr(self, name) is not None:
+                check_whole(name, getattr(self, name), least=0)
+        check_number("embedding_noise", self.embedding_noise, low=0.0)
+        if self.markov_noise is not None:
+            check_number("markov_noise", self.markov_noise, low=0.0, high=1.0)
+        # Schedules check how their options fit together when they draw.
+        rng = np.random.default_rng(0)
+        draw_visits(self.schedule, self.num_tasks, self.cycles, rng, **self.schedule_options)
+
+    @property
+    def schedule_options(self) -> Mapping[str, float]:
+        """The arguments that go to the schedule."""
+        return {} if self.markov_noise is None else {"markov_noise": self.markov_noise}
+
+    @property
     def num_visits(self) -> int:
         """V, the visits of an episode."""
         return self.num_tasks * self.cycles
+
+    @property
+    def max_tasks(self) -> int:
+        """M."""
+        return self.num_tasks
+
+    @property
+    def max_visits(self) -> int:
+        """V."""
+        return self.num_visits
+
+    def draw_plan(self, pool: Pool, rng: np.random.Generator) -> EpisodePlan:
+        """Draw an episode: the stream, and nothing else."""
+        stream = make_stream(
+            pool,
+            schedule=self.schedule,
+            num_tasks=self.num_tasks,
+            cycles=self.cycles,
+            rng=rng,
+            options=self.schedule_options,
+        )
+        return EpisodePlan(
+            stream=stream,
+            capacity=self.capacity,
+            capacity_bytes=self.capacity_bytes,
+            embedding_noise=self.embedding_noise,
+        )
+
+    def check_pool(self, pool: Pool) -> None:
+        """Refuse a pool of fewer than M tasks."""
+        if self.num_tasks > len(pool):
+            raise InvalidValueError(
+                f"Expected num_tasks to be at most {len(pool)}, the tasks of the pool "
+                f"{pool.name!r}; got {self.num_tasks}."
+            )

@@ -1,24 +1,13 @@
-"""NSR/CyclicDigits: recurring tasks on real handwritten digits, trained live."""
+"""NSR/CyclicDigits: recurring tasks on real handwritten digits."""
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any
+from nsr_gym.envs.digits import DigitsEnv, DigitsVectorEnv, Recipe
 
-from nsr_gym.backbones.mlp import MLPBackbone
-from nsr_gym.backbones.pretrain import digits_backbone
-from nsr_gym.datasets.digits import digits_pool
-from nsr_gym.envs.arguments import FACE_ARGUMENTS
-from nsr_gym.envs.build import live_engine, open_device
-from nsr_gym.envs.config import EpisodeConfig
-from nsr_gym.envs.engine import EpisodeEngine
-from nsr_gym.envs.single import EngineEnv
-from nsr_gym.envs.vector import EngineVectorEnv
-from nsr_gym.errors import InvalidValueError
-from nsr_gym.learning.data import TaskData
+RECIPE = Recipe(tasks="permutation", tasks_argument=True)
 
 
-class CyclicDigitsEnv(EngineEnv):
+class CyclicDigitsEnv(DigitsEnv):
     """Recurring tasks on real handwritten digits, learned by real adapters on a frozen backbone.
 
     ## Description
@@ -94,13 +83,15 @@ class CyclicDigitsEnv(EngineEnv):
     `accuracy_before`, `accuracy_after`, `curve` (L + 1 accuracies), `reward_post_task`,
     `reward_online`, `recovery_steps` (first learning step at 0.95 of what the previous visit of
     the task ended with; -1 without one, -2 if never), `shortfall`, `entries`, `bytes`, `split`,
-    `stream` (hash of the explicit stream), `action_mask`.
+    `family` (in an environment that draws one, else empty), `stream` (hash of the explicit
+    stream), `action_mask`.
 
     ## Arguments
 
     | argument | default | meaning |
     |---|---|---|
-    | `tasks` | `"permutation"` | family: `"permutation"`, `"rotation"` or `"labels"` |
+    | `tasks` | `"permutation"` | family: `"permutation"`, `"rotation"`, `"labels"`, `"partial"` |
+    | `dynamics` | `"live"` | or `"recorded"`: outcomes looked up, see below |
     | `split` | `"train"` | pool of tasks: `"train"` or `"test"` |
     | `num_tasks` | 10 | M |
     | `cycles` | 6 | C |
@@ -111,6 +102,7 @@ class CyclicDigitsEnv(EngineEnv):
     | `ranks` | (1, 2, 4, 8) | ranks that can be granted; the largest is R |
     | `capacity` | 16 | entries of the bank, None: no limit |
     | `capacity_bytes` | None | bytes of the bank, None: no limit |
+    | `embedding_noise` | 0.0 | sigma: e becomes e + sigma g / sqrt(d), normalised, g normal |
     | `retention` | `"lru"` | or `"fifo"`, `"lfu"`, `"oldest-accuracy"`, `"pin"`, `"importance"` |
     | `energy` | None | store at the lowest rank keeping this share of the energy |
     | `reward` | `"post_task"` | or `"online"` |
@@ -129,6 +121,11 @@ class CyclicDigitsEnv(EngineEnv):
 
     The vector environment also takes `autoreset_mode`: `"next_step"` (default), `"same_step"` or
     `"disabled"`.
+
+    `NSR/CyclicDigitsRecorded-v0` is the same with `dynamics="recorded"`: what a visit does is
+    drawn from live visits that were recorded for the same visited task, the same start and the
+    same granted rank, thousands of times as fast and without torch. Streams, bank, observations
+    and rewards are those of this environment; `access="memoryless"` needs live dynamics.
 
     ## Instances and Splits
 
@@ -154,45 +151,10 @@ class CyclicDigitsEnv(EngineEnv):
     - v0: first version.
     """
 
-    def __init__(
-        self, *, tasks: str = "permutation", render_mode: str | None = None, **arguments: Any
-    ) -> None:
-        """Build the environment; the arguments are those of the class docstring."""
-        super().__init__(_engine(tasks, arguments, 1), render_mode=render_mode)
+    recipe = RECIPE
 
 
-class CyclicDigitsVectorEnv(EngineVectorEnv):
+class CyclicDigitsVectorEnv(DigitsVectorEnv):
     """`CyclicDigitsEnv`, n episodes side by side in one batched computation."""
 
-    def __init__(
-        self,
-        num_envs: int = 1,
-        *,
-        tasks: str = "permutation",
-        autoreset_mode: str = "next_step",
-        max_episode_steps: int | None = None,
-        render_mode: str | None = None,
-        **arguments: Any,
-    ) -> None:
-        """Build the environments; the arguments are those of `CyclicDigitsEnv`."""
-        super().__init__(
-            _engine(tasks, arguments, num_envs),
-            autoreset_mode=autoreset_mode,
-            max_episode_steps=max_episode_steps,
-            render_mode=render_mode,
-        )
-
-
-def _engine(tasks: str, arguments: dict[str, Any], num_episodes: int) -> EpisodeEngine:
-    config = EpisodeConfig.from_arguments(arguments, others=("tasks", *FACE_ARGUMENTS))
-    if not isinstance(tasks, str):
-        raise InvalidValueError(f"Expected tasks as the name of a family; got {tasks!r}.")
-    data, backbone = _prepared(tasks, config.split, str(open_device(config.device)))
-    return live_engine(data, backbone, config, num_episodes)
-
-
-@cache
-def _prepared(tasks: str, split: str, device: str) -> tuple[TaskData, MLPBackbone]:
-    # Shared by all environments of a process: the frozen part is computed once per data set.
-    backbone = digits_backbone(device)
-    return TaskData(digits_pool(tasks, split), backbone), backbone
+    recipe = RECIPE

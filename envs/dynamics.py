@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from nsr_gym.bank.bank import TaskKnowledgeBank
 from nsr_gym.bank.store import FactorStore
-from nsr_gym.tasks import TaskPool
+from nsr_gym.pools import Pool
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -60,12 +60,23 @@ class Dynamics(Protocol):
 
     All randomness comes from each episode's key, drawn at its reset: the same key and the
     same actions give the same outcomes, whatever episodes run beside it.
+
+    Attributes:
+        pool: the tasks.
+        embedding_dim: d.
+        learning_steps: L.
+        max_rank: R.
+        tags: names of int64 columns that the bank keeps with every entry for the dynamics;
+            `result` gives their values.
     """
 
-    pool: TaskPool
     embedding_dim: int
     learning_steps: int
     max_rank: int
+    tags: tuple[str, ...]
+
+    @property
+    def pool(self) -> Pool: ...  # noqa: D102
 
     def store(self) -> FactorStore:
         """Return a new store for the bank's payload."""
@@ -89,12 +100,20 @@ class Dynamics(Protocol):
         """Return the loss in nats (k,) of loading occupied slots (k,) for arrivals index (k,)."""
         ...
 
-    def learn(self, visits: Visits, bank: TaskKnowledgeBank, slots: Ints, ranks: Ints) -> Floats:
-        """Train from bank entries (slot -1: afresh) at granted ranks; (n, L + 1) accuracies."""
+    def learn(
+        self, visits: Visits, bank: TaskKnowledgeBank | None, slots: Ints, ranks: Ints
+    ) -> Floats:
+        """Train from bank entries (slot -1: afresh) at granted ranks; (n, L + 1) accuracies.
+
+        Without a bank every visit starts afresh.
+        """
         ...
 
     def result(self, rows: Ints) -> dict[str, Any]:
-        """Return what the last `learn` left for `TaskKnowledgeBank.reserve`: rank and payload."""
+        """Return what the last `learn` left for `TaskKnowledgeBank.reserve`.
+
+        Rank and payload, and under `"tags"` a column (n,) for each of `tags`.
+        """
         ...
 
     def sound(self, rows: Ints) -> NDArray[np.bool_]:

@@ -12,15 +12,16 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from nsr_gym.envs.config import EpisodeConfig
+from nsr_gym.envs.config import VisitConfig
 from nsr_gym.envs.dynamics import Arrival, Dynamics, Floats, Ints, Visits
 from nsr_gym.envs.layout import ObservationLayout
-from nsr_gym.envs.memory import Memory, Progress
+from nsr_gym.envs.memory import Limits, Memory, Progress
+from nsr_gym.envs.noise import EmbeddingNoise
+from nsr_gym.envs.plans import EpisodePlan
 from nsr_gym.envs.protocol import Info
 from nsr_gym.envs.render import render
-from nsr_gym.errors import InvalidValueError
 from nsr_gym.metrics.recovery import NO_REFERENCE, recovery_steps, shortfall
-from nsr_gym.streams import TaskStream, make_stream
+from nsr_gym.streams import TaskStream
 
 Choose = Callable[[NDArray[np.float32], NDArray[np.bool_]], Ints]
 
@@ -28,47 +29,60 @@ Choose = Callable[[NDArray[np.float32], NDArray[np.bool_]], Ints]
 class EpisodeEngine:
     """Continual-learning episodes: a stream of visits, a memory, and rewards.
 
+    Episodes side by side may differ in length and in the room that their banks have.
+
     Attributes:
         family: `"live"`, for the agents that play it.
         num_episodes: E.
         config: the arguments.
+        dynamics: what happens inside a visit.
         pool_name: of the tasks.
         layout: of the observations.
         action_space: recall, rank index, reserve.
         observation_space: values in [0, 1].
-        streams: each episode's stream, None before its first reset.
+        plans: each episode's plan, None before its first reset.
+        num_tasks: (E,) M of each episode.
+        num_visits: (E,) V of each episode.
         visit: (E,) visits each episode has had.
-        accuracy: (E, V) accuracy after each visit so far, NaN beyond.
+        accuracy: (E, largest V) accuracy after each visit so far, NaN beyond.
     """
 
     family = "live"
 
     def __init__(
-        self, config: EpisodeConfig, dynamics: Dynamics, memory: Memory, num_episodes: int
+        self, config: VisitConfig, dynamics: Dynamics, memory: Memory, num_episodes: int
     ) -> None:
-        if config.num_tasks > len(dynamics.pool):
-            raise InvalidValueError(
-                f"Expected num_tasks to be at most {len(dynamics.pool)}, the tasks of the pool "
-                f"{dynamics.pool.name!r}; got {config.num_tasks}."
-            )
+        config.check_pool(dynamics.pool)
         self.num_episodes, self.config = num_episodes, config
         self.layout: ObservationLayout = memory.layout
         self.memory = memory
+        self.dynamics = dynamics
         self.pool_name = dynamics.pool.name
-        self._dynamics = dynamics
         self.action_space = spaces.MultiDiscrete(
             [config.view_size + 1, len(config.ranks), 3], dtype=np.int64
         )
         self.observation_space = self.layout.space(config.observation)
-        self.streams: list[TaskStream | None] = [None] * num_episodes
-        shape = (num_episodes, config.num_visits)
-        self._members = np.zeros((num_episodes, config.num_tasks), dtype=np.int64)
-        self._order = np.zeros(shape, dtype=np.int64)
-        self._is_return = np.zeros(shape, dtype=bool)
+        self.plans: list[EpisodePlan | None] = [None] * num_episodes
+        tasks, visits = (num_episodes, config.max_tasks), (num_episodes, config.max_visits)
+        self.num_tasks = np.full(num_episodes, config.max_tasks, dtype=np.int64)
+        self.num_visits = np.full(num_episodes, config.max_visits, dtype=np.int64)
+        self._members = np.zeros(tasks, dtype=np.int64)
+        self._names = np.full(tasks, "", dtype=object)
+        self._order = np.zeros(visits, dtype=np.int64)
+        self._is_return = np.zeros(visits, dtype=bool)
+        self._hash, self._family = (np.full(num_episodes, "", dtype=object) for _ in range(2))
+        self._split = np.full(num_episodes, config.split, dtype=object)
+        self._ranks = np.array(config.ranks, dtype=np.int64)
+        self._noise = EmbeddingNoise(num_episodes)
         self.visit = np.zeros(num_episodes, dtype=np.int64)
-        self.accuracy = np.full(shape, np.nan)
-        self._reached = np.full((num_episodes, config.num_tasks), np.nan)
+        self.accuracy = np.full(visits, np.nan)
+        self._reached = np.full(tasks, np.nan)
         self._probed: tuple[Ints, Arrival] | None = None
+
+    @property
+    def streams(self) -> list[TaskStream | None]:
+        """Each episode's stream, None before its first reset."""
+        return [None if plan is None else plan.stream for plan in self.plans]
 
     def reset(
         self, rows: Ints, generators: Sequence[np.random.Generator]
@@ -77,41 +91,52 @@ class EpisodeEngine:
 
         Args:
             rows: (n,) the episodes.
-            generators: n generators. The stream and a key are drawn from each; all else an
+            generators: n generators. The plan and a key are drawn from each; all else an
                 episode ever draws follows from the key.
 
         Returns:
             Observations (n, size) and info.
         """
-        config, pool = self.config, self._dynamics.pool
         keys = np.empty((len(rows), 2), dtype=np.uint64)
-        for i, (row, rng) in enumerate(zip(rows, generators, strict=True)):
-            stream = make_stream(
-                pool,
-                schedule=config.schedule,
-                num_tasks=config.num_tasks,
-                cycles=config.cycles,
-                rng=rng,
-                options=config.schedule_options,
-            )
+        limits = np.empty((2, len(rows)), dtype=np.int64)
+        noise = np.empty(len(rows))
+        for i, (row, rng) in enumerate(zip(rows.tolist(), generators, strict=True)):
+            plan = self.config.draw_plan(self.dynamics.pool, rng)
             keys[i] = rng.integers(2**63, size=2, dtype=np.uint64)
-            self.streams[row] = stream
-            self._members[row] = stream.pool_indices(pool)
-            self._order[row] = stream.visits
-            self._is_return[row] = stream.is_return
+            for limit, most in zip(limits, (plan.capacity, plan.capacity_bytes), strict=True):
+                limit[i] = -1 if most is None else most
+            noise[i] = plan.embedding_noise
+            self._place(row, plan)
         self._probed = None
-        self._dynamics.begin(rows, keys)
-        self.memory.begin(rows)
+        self.dynamics.begin(rows, keys)
+        self._noise.begin(rows, keys, noise)
+        self.memory.begin(rows, Limits(self.num_visits[rows], *limits))
         self.visit[rows] = 0
         self.accuracy[rows] = np.nan
         self._reached[rows] = np.nan
         observations = self._arrive(rows)
-        n, steps = len(rows), self._dynamics.learning_steps
-        curve = np.zeros((n, steps + 1))
-        nothing = np.full((n, 3), 0)
-        before = np.full(n, -1)
-        info = self._info(rows, before, nothing, np.zeros(n, dtype=bool), curve, np.full(n, np.nan))
+        n, steps = len(rows), self.dynamics.learning_steps
+        info = self._info(
+            rows,
+            number=np.full(n, -1),
+            executed=np.full((n, 3), 0),
+            projected=np.zeros(n, dtype=bool),
+            curve=np.zeros((n, steps + 1)),
+            reference=np.full(n, np.nan),
+        )
+        info["action_mask"] = self.masks(rows)
         return observations, info
+
+    def _place(self, row: int, plan: EpisodePlan) -> None:
+        stream = plan.stream
+        m, v = stream.num_tasks, stream.num_visits
+        self.plans[row] = plan
+        self.num_tasks[row], self.num_visits[row] = m, v
+        self._members[row, :m] = stream.pool_indices(self.dynamics.pool)
+        self._names[row, :m] = stream.tasks
+        self._order[row, :v] = stream.visits
+        self._is_return[row, :v] = stream.is_return
+        self._hash[row], self._family[row] = stream.hash, plan.family
 
     def step(
         self, rows: Ints, actions: Ints
@@ -126,7 +151,7 @@ class EpisodeEngine:
             Observations of the next visits (zeros after the last), rewards (n,), terminated
             (n,) and info.
         """
-        config, number = self.config, self.visit[rows].copy()
+        config, number = self.config, self.visit[rows]
         tasks = self._order[rows, number]
         visits = Visits(rows, self._members[rows, tasks], number)
         executed, curve = self.memory.visit(visits, actions)
@@ -137,10 +162,13 @@ class EpisodeEngine:
         self._reached[rows, tasks] = curve[:, -1]
         self.accuracy[rows, number] = curve[:, -1]
         self.visit[rows] = number + 1
-        terminated = self.visit[rows] == config.num_visits
-        observations = np.zeros((len(rows), self.layout.size), dtype=np.float32)
-        if not terminated.all():
-            observations[~terminated] = self._arrive(rows[~terminated])
+        terminated = number + 1 == self.num_visits[rows]
+        if not terminated.any():
+            observations = self._arrive(rows)
+        else:
+            observations = np.zeros((len(rows), self.layout.size), dtype=np.float32)
+            if not terminated.all():
+                observations[~terminated] = self._arrive(rows[~terminated])
         info["action_mask"] = self.masks(rows)
         return observations, reward, terminated, info
 
@@ -157,51 +185,61 @@ class EpisodeEngine:
 
         Args:
             rows: (n,) the episodes.
-            choose: maps observations (k, size) and masks (k, S + 1 + Q + 3) to actions (k, 3);
-                None measures the most similar entry.
+            choose: maps observations (k, size) and masks (k, S + 1 + Q + 3) to actions (k, 3),
+                for the k tasks of all these episodes, one episode after the other; None
+                measures the most similar entry.
 
         Returns:
-            (n, M) test accuracies in the order of the stream's task list.
+            (n, largest M) test accuracies in the order of the stream's task list, NaN beyond
+            the episode's own M.
         """
         arrival, progress = self._probe(rows)
         actions = None
         if choose is not None:
             seen = self.memory.observe(arrival, progress)
             actions = choose(seen, self.memory.masks_for(arrival))
-        accuracies = self.memory.used_accuracy(arrival, actions)
-        return accuracies.reshape(len(rows), self.config.num_tasks)
+        return self._by_task(rows, self.memory.used_accuracy(arrival, actions))
 
     def render(self, row: int, mode: str) -> str | NDArray[np.uint8]:
         """Return the memory as a table (`"ansi"`) or a picture of accuracies (`"rgb_array"`)."""
         return render(self, row, mode)
 
     def baseline(self, rows: Ints) -> Floats:
-        """Return the bare backbone's accuracy on every task of the stream, (n, M)."""
-        tasks = self._members[rows].ravel()
-        return self._dynamics.bare_accuracy(tasks).reshape(len(rows), self.config.num_tasks)
+        """Return the bare backbone's accuracy on every task of the stream, as `retention` does."""
+        tasks = self._members[rows][self._part(rows)]
+        return self._by_task(rows, self.dynamics.bare_accuracy(tasks))
+
+    def _part(self, rows: Ints) -> NDArray[np.bool_]:
+        """Return which of the largest M places (n, largest M) stand for a task."""
+        return np.arange(self.config.max_tasks) < self.num_tasks[rows, None]
+
+    def _by_task(self, rows: Ints, values: Floats) -> Floats:
+        table = np.full((len(rows), self.config.max_tasks), np.nan)
+        table[self._part(rows)] = values
+        return table
 
     def _probe(self, rows: Ints) -> tuple[Arrival, Progress]:
         """Let every task of the streams arrive, in the order of their task lists."""
-        m = self.config.num_tasks
-        visits = Visits(
-            np.repeat(rows, m), self._members[rows].ravel(), np.repeat(self.visit[rows], m)
-        )
-        # The same for the whole episode: support images of a probe depend on the task alone.
+        which, tasks = np.nonzero(self._part(rows))
+        row = rows[which]
+        visits = Visits(row, self._members[row, tasks], self.visit[row])
+        # The same for the whole episode: what a probe is disturbed by depends on the task alone.
         if self._probed is None or not np.array_equal(self._probed[0], rows):
-            self._probed = rows.copy(), self._dynamics.probe(visits)
-        return self._probed[1], self._progress(visits, np.tile(np.arange(m), len(rows)))
+            arrival = self._noise.disturb(self.dynamics.probe(visits))
+            self._probed = rows.copy(), arrival
+        return self._probed[1], self._progress(visits, tasks)
 
     def _arrive(self, rows: Ints) -> NDArray[np.float32]:
         number = self.visit[rows]
         tasks = self._order[rows, number]
-        arrival = self._dynamics.arrive(Visits(rows, self._members[rows, tasks], number))
-        self.memory.admit(arrival)
-        return self.memory.observe(arrival, self._progress(arrival.visits, tasks))
+        arrival = self.dynamics.arrive(Visits(rows, self._members[rows, tasks], number))
+        arrival = self._noise.disturb(arrival)
+        return self.memory.admit(arrival, self._progress(arrival.visits, tasks))
 
     def _progress(self, visits: Visits, tasks: Ints) -> Progress:
         return Progress(
-            visits_left=1.0 - visits.numbers / self.config.num_visits,
-            task_share=tasks / max(1, self.config.num_tasks - 1),
+            visits_left=1.0 - visits.numbers / self.num_visits[visits.rows],
+            task_share=tasks / np.maximum(1, self.num_tasks[visits.rows] - 1),
         )
 
     def _info(
@@ -214,25 +252,18 @@ class EpisodeEngine:
         reference: Floats,
     ) -> Info:
         """Describe the visit just made; a reset describes "none yet" with the same keys."""
-        config = self.config
         steps = recovery_steps(curve, reference)
         area = np.where(steps == NO_REFERENCE, 0.0, np.nan_to_num(shortfall(curve, reference)))
-        streams = [self.streams[row] for row in rows]
         made = number >= 0
         tasks = np.where(made, self._order[rows, number], -1)
-        names = [
-            stream.tasks[task] if task >= 0 and stream is not None else ""
-            for stream, task in zip(streams, tasks, strict=True)
-        ]
-        ranks = np.array(config.ranks, dtype=np.int64)[executed[:, 1]]
         return {
             "visit": number,
-            "cycle": np.where(made, number // config.num_tasks, -1),
+            "cycle": np.where(made, number // self.num_tasks[rows], -1),
             "task": tasks,
-            "task_name": np.array(names, dtype=object),
+            "task_name": np.where(made, self._names[rows, tasks], ""),
             "is_return": self._is_return[rows, number] & made,
             "recall": executed[:, 0].copy(),
-            "rank": np.where(made, ranks, 0),
+            "rank": np.where(made, self._ranks[executed[:, 1]], 0),
             "reserve": executed[:, 2].copy(),
             "projected": projected,
             "accuracy_before": curve[:, 0].copy(),
@@ -244,7 +275,7 @@ class EpisodeEngine:
             "shortfall": area,
             "entries": self.memory.entries(rows),
             "bytes": self.memory.nbytes(rows),
-            "split": np.full(len(rows), config.split, dtype=object),
-            "stream": np.array([s.hash if s else "" for s in streams], dtype=object),
-            "action_mask": self.masks(rows),
+            "split": self._split[rows],
+            "family": self._family[rows],
+            "stream": self._hash[rows],
         }

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from nsr_gym.backbones.base import Backbone
 from nsr_gym.bank import PerEntryFactors
 from nsr_gym.bank.bank import TaskKnowledgeBank
-from nsr_gym.envs.config import EpisodeConfig
+from nsr_gym.envs.config import VisitConfig
 from nsr_gym.envs.dynamics import Arrival, Floats, Ints, Visits
 from nsr_gym.errors import InvalidValueError
 from nsr_gym.learning.adapters import Adapters, check_rank
@@ -34,10 +34,14 @@ class LiveDynamics:
     Attributes:
         pool: the tasks.
         learner: trains and measures.
+        data: the tasks' images, prepared for the backbone.
+        tags: none: entries carry their factors, and nothing else is needed of them.
     """
 
+    tags: tuple[str, ...] = ()
+
     def __init__(
-        self, data: TaskData, backbone: Backbone, config: EpisodeConfig, num_episodes: int
+        self, data: TaskData, backbone: Backbone, config: VisitConfig, num_episodes: int
     ) -> None:
         """Prepare for `num_episodes` episodes.
 
@@ -67,7 +71,7 @@ class LiveDynamics:
                 temperature=config.temperature,
             ),
         )
-        self._data, self._backbone, self._config = data, backbone, config
+        self.data, self._backbone, self._config = data, backbone, config
         self._device = backbone.device
         self._keys = np.zeros((num_episodes, 2), dtype=np.uint64)
         self._sound = np.ones(num_episodes, dtype=bool)
@@ -97,16 +101,16 @@ class LiveDynamics:
 
     def _arrival(self, visits: Visits, purpose: int, counters: Ints) -> Arrival:
         k = self._config.support_size
-        sizes = self._data.train_sizes[visits.tasks]
+        sizes = self.data.train_sizes[visits.tasks]
         index = np.stack(
             [
                 self._generator(row, purpose, counter).permutation(size)[:k]
                 for row, counter, size in zip(visits.rows, counters, sizes, strict=True)
             ]
         )
-        images = self._data.train(self.tensor(visits.tasks), self.tensor(index))
+        images = self.data.train(self.tensor(visits.tasks), self.tensor(index))
         loss = self.learner.loss(images, None).cpu().numpy().astype(np.float64)
-        return Arrival(visits, self._data.embed(images), loss, images)
+        return Arrival(visits, self.data.embed(images), loss, images)
 
     def trial_loss(
         self, arrival: Arrival, bank: TaskKnowledgeBank, index: Ints, slots: Ints
@@ -127,7 +131,9 @@ class LiveDynamics:
         assert isinstance(arrival.support, Images)
         return self.learner.loss(arrival.support, adapters).cpu().numpy().astype(np.float64)
 
-    def learn(self, visits: Visits, bank: TaskKnowledgeBank, slots: Ints, ranks: Ints) -> Floats:
+    def learn(
+        self, visits: Visits, bank: TaskKnowledgeBank | None, slots: Ints, ranks: Ints
+    ) -> Floats:
         """Train from bank entries (slot -1: afresh) at granted ranks; (n, L + 1) accuracies.
 
         Recalled factors occupy the leading directions, fresh ones the rest of the granted rank
@@ -138,7 +144,7 @@ class LiveDynamics:
         stored = np.zeros(len(visits), dtype=np.int64)
         start = self.empty(len(visits))
         held = np.flatnonzero(recalled)
-        if len(held):
+        if bank is not None and len(held):
             rows, entries = visits.rows[held], slots[held]
             stored[held] = bank.rank[rows, entries]
             start.put(self.tensor(held), Adapters(bank.factors(entries, rows=rows)))
@@ -182,7 +188,7 @@ class LiveDynamics:
         width = sum(site.d_in for site in sites)
         batches = np.empty((n, *shape), dtype=np.int64)
         fresh = np.empty((n, rank, width), dtype=np.float32)
-        sizes = self._data.train_sizes[visits.tasks]
+        sizes = self.data.train_sizes[visits.tasks]
         for i, (row, number) in enumerate(zip(visits.rows, visits.numbers, strict=True)):
             rng = self._generator(row, _TRAINING, number)
             batches[i] = rng.integers(sizes[i], size=shape)
@@ -196,7 +202,7 @@ class LiveDynamics:
             scale = config.init_gain / site.d_in**0.5
             down.copy_(torch.where(new[:, :, None], part * scale, down))
         trained, curve = self.learner.learn(
-            self._data,
+            self.data,
             self.tensor(visits.tasks),
             start,
             self.tensor(batches),
@@ -252,7 +258,7 @@ class LiveDynamics:
 
     def test_accuracy(self, tasks: Ints, adapters: Adapters | None) -> Floats:
         """Return the test accuracy (n,) of adapters, of the bare backbone for None."""
-        images = self._data.test(self.tensor(tasks))
+        images = self.data.test(self.tensor(tasks))
         return self.learner.accuracy(images, adapters).cpu().numpy().astype(np.float64)
 
     def _generator(self, row: int, purpose: int, counter: int) -> np.random.Generator:

@@ -32,12 +32,27 @@ class Progress:
     task_share: Floats
 
 
+@dataclass(frozen=True)
+class Limits:
+    """How long n episodes are, and what their banks may hold.
+
+    Attributes:
+        visits: (n,) V.
+        capacity: (n,) entries, -1 for no limit.
+        capacity_bytes: (n,) bytes, -1 for no limit.
+    """
+
+    visits: Ints
+    capacity: Ints
+    capacity_bytes: Ints
+
+
 class Memory(Protocol):
     """Holds knowledge for E episodes and carries out actions on it."""
 
     layout: ObservationLayout
 
-    def begin(self, rows: Ints) -> None:
+    def begin(self, rows: Ints, limits: Limits) -> None:
         """Forget everything about episodes that start anew."""
         ...
 
@@ -45,8 +60,8 @@ class Memory(Protocol):
         """Return what a policy sees of tasks that arrive, (n, size); changes nothing."""
         ...
 
-    def admit(self, arrival: Arrival) -> None:
-        """Make the arrived tasks the visited ones."""
+    def admit(self, arrival: Arrival, progress: Progress) -> NDArray[np.float32]:
+        """Make the arrived tasks the visited ones; return what `observe` does."""
         ...
 
     def masks(self, rows: Ints) -> Bools:

@@ -43,12 +43,14 @@ def render(engine: EpisodeEngine, row: int, mode: str) -> str | NDArray[np.uint8
 
 
 def _table(engine: EpisodeEngine, row: int) -> str:
-    stream, config = engine.streams[row], engine.config
-    if stream is None:
+    plan, config = engine.plans[row], engine.config
+    if plan is None:
         return "no episode yet"
-    visit = int(engine.visit[row])
-    head = f"visit {visit}/{config.num_visits}  split {config.split}  access {config.access}"
-    if visit < config.num_visits:
+    stream, visit = plan.stream, int(engine.visit[row])
+    head = f"visit {visit}/{stream.num_visits}  split {config.split}  access {config.access}"
+    if plan.family:
+        head += f"  family {plan.family}"
+    if visit < stream.num_visits:
         head += f"  next task: {stream.tasks[stream.visits[visit]]}"
     if visit:
         head += f"\nlast: {stream.tasks[stream.visits[visit - 1]]}"
@@ -58,17 +60,18 @@ def _table(engine: EpisodeEngine, row: int) -> str:
 
 
 def _picture(engine: EpisodeEngine, row: int) -> NDArray[np.uint8]:
-    config, stream = engine.config, engine.streams[row]
-    if stream is None:
-        return draw_grid(np.zeros(0, dtype=np.int64), np.zeros(0), config.num_tasks)
+    config, plan = engine.config, engine.plans[row]
+    if plan is None:
+        return draw_grid(np.zeros(0, dtype=np.int64), np.zeros(0), config.max_tasks)
+    stream = plan.stream
     done = int(engine.visit[row])
     mean = "" if done == 0 else f", mean {np.nanmean(engine.accuracy[row, :done]):.3f}"
     return draw_grid(
         np.asarray(stream.visits),
-        engine.accuracy[row],
-        config.num_tasks,
+        engine.accuracy[row, : stream.num_visits],
+        stream.num_tasks,
         names=[textwrap.shorten(name, 24) for name in stream.tasks],
-        title=f"accuracy after each visit ({done} of {config.num_visits}{mean}), "
+        title=f"accuracy after each visit ({done} of {stream.num_visits}{mean}), "
         f"{config.split} split, {config.access} access",
         label="accuracy",
         high=1.0,

@@ -36,6 +36,24 @@ def uniform(keys: ArrayLike, counters: ArrayLike) -> NDArray[np.float64]:
         return np.asarray((_mix(state) >> np.uint64(11)) * 2.0**-53)
 
 
+def normal(keys: ArrayLike, counters: ArrayLike) -> NDArray[np.float64]:
+    """Return standard normal numbers, one for each pair of key and counter.
+
+    The inverse of the normal distribution function at `uniform` of the same pair, moved to the
+    middle of its interval, so that 0 does not become minus infinity.
+
+    Args:
+        keys: as for `uniform`.
+        counters: the same; broadcast against the keys.
+
+    Returns:
+        float64 of the broadcast shape.
+    """
+    from scipy.special import ndtri
+
+    return np.asarray(ndtri(uniform(keys, counters) + 2.0**-54))
+
+
 def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
     z = (z ^ (z >> np.uint64(30))) * _MIX[0]
     z = (z ^ (z >> np.uint64(27))) * _MIX[1]

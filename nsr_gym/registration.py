@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium as gym
+
+from nsr_gym.registry import ACCESS
+
+RECORDED_ACCESS = ("bank", "visit")
+"""Access levels with recorded outcomes, which know no adapter that holds parts of several tasks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +24,7 @@ class EnvironmentSpec:
         family: which agents play it: `"live"`, `"allocation"` or `"paging"`.
         summary: one line.
         max_episode_steps: steps after which an episode is truncated; None for no limit.
+        kwargs: arguments that the id stands for.
     """
 
     entry_point: str
@@ -25,9 +32,17 @@ class EnvironmentSpec:
     family: str
     summary: str
     max_episode_steps: int | None = None
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def access(self) -> tuple[str, ...]:
+        """Access levels that the environment has."""
+        return _access(self.kwargs)
 
 
-def _spec(name: str, family: str, summary: str, limit: int | None = None) -> EnvironmentSpec:
+def _spec(
+    name: str, family: str, summary: str, limit: int | None = None, **kwargs: Any
+) -> EnvironmentSpec:
     module, classes = name.split(":")
     return EnvironmentSpec(
         entry_point=f"nsr_gym.envs.{module}:{classes}Env",
@@ -35,15 +50,40 @@ def _spec(name: str, family: str, summary: str, limit: int | None = None) -> Env
         family=family,
         summary=summary,
         max_episode_steps=limit,
+        kwargs=kwargs,
     )
 
 
+def _access(arguments: Mapping[str, Any]) -> tuple[str, ...]:
+    return RECORDED_ACCESS if arguments.get("dynamics") == "recorded" else ACCESS
+
+
+_DIGITS = {
+    "Cyclic": "recurring tasks on real handwritten digits",
+    "Capped": "digits, and a bank with room for half of the tasks: what to keep",
+    "Aliased": "digits whose labels are permuted: similarity misleads",
+    "Budget": "easy and hard digits, and a bank with few bytes: which rank to spend on which",
+    "Related": "rotated digits: warm starts from other tasks help new ones",
+    "Mixed": "digits; each episode draws its family, tasks, order, bank and noise",
+}
+
+
 ENVIRONMENTS: dict[str, EnvironmentSpec] = {
-    "NSR/CyclicDigits-v0": _spec(
-        "cyclic_digits:CyclicDigits",
-        "live",
-        "recurring tasks on real handwritten digits, adapters trained live",
-    ),
+    **{
+        f"NSR/{name}Digits-v0": _spec(
+            f"{name.lower()}_digits:{name}Digits", "live", f"{summary}, adapters trained live"
+        )
+        for name, summary in _DIGITS.items()
+    },
+    **{
+        f"NSR/{name}DigitsRecorded-v0": _spec(
+            f"{name.lower()}_digits:{name}Digits",
+            "live",
+            f"{summary}, outcomes looked up",
+            dynamics="recorded",
+        )
+        for name, summary in _DIGITS.items()
+    },
     "NSR/BlindAllocation-v0": _spec(
         "blind_allocation:BlindAllocation",
         "allocation",
@@ -81,6 +121,18 @@ def environment_family(name: str) -> str:
     return "live"
 
 
+def environment_access(name: str, arguments: Mapping[str, Any] | None = None) -> tuple[str, ...]:
+    """Return the access levels that an environment has; all where nothing else is known.
+
+    Args:
+        name: a registered id, `"module:id"` too.
+        arguments: that it is built with; `dynamics` decides.
+    """
+    registered = gym.registry.get(name.rpartition(":")[2])
+    known: Mapping[str, Any] = {} if registered is None else registered.kwargs
+    return _access({**known, **(arguments or {})})
+
+
 def register_environments() -> None:
     """Register every environment of the suite with Gymnasium; repeated calls do nothing."""
     for name, spec in ENVIRONMENTS.items():
@@ -90,4 +142,5 @@ def register_environments() -> None:
                 entry_point=spec.entry_point,
                 vector_entry_point=spec.vector_entry_point,
                 max_episode_steps=spec.max_episode_steps,
+                kwargs=dict(spec.kwargs),
             )

@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsr_gym.errors import DataError, FileFormatError, InvalidValueError
+from nsr_gym.pools import Pool
 from nsr_gym.schedules import SCHEDULES, Visits, check_count, check_generator, draw_visits
-from nsr_gym.tasks import Split, TaskPool, check_split
+from nsr_gym.tasks import Split, check_split
 
 __all__ = ["SCHEDULES", "TaskStream", "draw_visits", "make_stream"]
 
@@ -70,7 +71,7 @@ class TaskStream:
     @classmethod
     def from_pool(
         cls,
-        pool: TaskPool,
+        pool: Pool,
         *,
         members: Sequence[int] | Visits,
         visits: Sequence[int] | Visits,
@@ -140,7 +141,7 @@ class TaskStream:
         """Sha256 (hex) over the canonical JSON of all fields."""
         return hashlib.sha256(_canonical(self._content()).encode()).hexdigest()
 
-    def pool_indices(self, pool: TaskPool) -> Visits:
+    def pool_indices(self, pool: Pool) -> Visits:
         """Find the stream's tasks in a pool.
 
         Returns:
@@ -205,7 +206,7 @@ def _canonical(content: Mapping[str, Any]) -> str:
 
 
 def make_stream(
-    pool: TaskPool,
+    pool: Pool,
     *,
     schedule: str,
     num_tasks: int,

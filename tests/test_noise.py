@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import stats
 
-from nsr_gym.noise import uniform
+from nsr_gym.noise import normal, uniform
 
 
 def test_a_number_depends_on_its_key_and_counter_alone() -> None:
@@ -34,3 +34,14 @@ def test_neighbours_are_not_correlated() -> None:
 
 def test_large_keys_and_counters_are_taken_without_a_warning() -> None:
     assert 0 <= uniform(np.uint64(2**64 - 1), np.uint64(2**64 - 1)) < 1
+
+
+def test_normal_numbers_are_normal_and_known_by_position() -> None:
+    drawn = normal(np.arange(200)[:, None], np.arange(500))
+    assert drawn.shape == (200, 500)
+    assert np.isfinite(drawn).all()
+    assert abs(drawn.mean()) < 4 / np.sqrt(drawn.size)
+    assert abs(drawn.std() - 1) < 4 / np.sqrt(2 * drawn.size)
+    assert stats.kstest(drawn.ravel(), "norm").pvalue > 1e-3
+    assert abs(np.corrcoef(drawn[:, 0], drawn[:, 1])[0, 1]) < 0.3
+    assert normal(7, 3) == drawn[7, 3]

@@ -139,7 +139,7 @@ def pretrain_digits(
     Returns:
         The card.
     """
-    from nsr_gym.datasets.digits import digits_parts
+    from nsr_gym.datasets.digits_parts import digits_parts
 
     parts, recipe = digits_parts(), Recipe()
     threads = torch.get_num_threads()

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _FIRST_SLOTS = 16
+NO_LIMIT = 2**62
+"""Stands for no limit in the arrays of capacities and budgets."""
 
 
 class TaskKnowledgeBank:
@@ -53,6 +55,8 @@ class TaskKnowledgeBank:
         created_order, used_order, version: (E, K) numbers of the events that created, last used
             and last wrote the entry; a version never comes twice within a bank.
         tags: name -> (E, K) int64, for whatever the caller wants to keep with entries.
+        capacities, budgets: (E,) entries and bytes that each bank may hold, `NO_LIMIT` for no
+            limit; see `limit`.
     """
 
     def __init__(
@@ -70,7 +74,8 @@ class TaskKnowledgeBank:
 
         Args:
             embedding_dim: d.
-            capacity: entries a bank may hold; 0 refuses everything, None sets no limit.
+            capacity: entries a bank may hold; 0 refuses everything, None sets no limit. `limit`
+                sets other limits for some banks.
             capacity_bytes: bytes a bank may hold; None sets no limit.
             retention: which entry goes when a bank is full, a name of
                 `nsr_gym.bank.retention.RETENTION_RULES`.
@@ -96,6 +101,10 @@ class TaskKnowledgeBank:
                 )
         self.embedding_dim, self.num_banks = embedding_dim, num_banks
         self.capacity, self.capacity_bytes = capacity, capacity_bytes
+        self.capacities, self.budgets = (
+            np.full(num_banks, NO_LIMIT if limit is None else limit, dtype=np.int64)
+            for limit in (capacity, capacity_bytes)
+        )
         self.retention, self._rule = retention, retention_rule(retention)
         self.store = store
         self.clock = np.zeros(num_banks, dtype=np.int64)
@@ -120,9 +129,48 @@ class TaskKnowledgeBank:
         """Number of entries in each bank, (E,)."""
         return np.asarray(self.occupied.sum(axis=1), dtype=np.int64)
 
+    def count(self, rows: Ints) -> Ints:
+        """Number of entries in banks `rows` (n,), which may repeat."""
+        return np.asarray(self.occupied[rows].sum(axis=1), dtype=np.int64)
+
+    def limit(
+        self,
+        *,
+        rows: ArrayLike | None = None,
+        capacity: ArrayLike | None = None,
+        capacity_bytes: ArrayLike | None = None,
+    ) -> None:
+        """Set what some banks may hold; what lies in them already stays.
+
+        Args:
+            rows: (n,) distinct banks; None means all.
+            capacity: (n,) entries, -1 for no limit; None leaves the limits as they are.
+            capacity_bytes: (n,) bytes, -1 for no limit; None leaves the limits as they are.
+
+        Raises:
+            InvalidValueError: a limit that is no whole number or below -1.
+        """
+        chosen = self._rows(rows)
+        for name, value, limits in (
+            ("capacity", capacity, self.capacities),
+            ("capacity_bytes", capacity_bytes, self.budgets),
+        ):
+            if value is None:
+                continue
+            column = as_column(name, value, len(chosen), np.int64)
+            if (column < -1).any():
+                raise InvalidValueError(
+                    f"Expected {name} of at least 0, or -1 for no limit; got {column.min()}."
+                )
+            limits[chosen] = np.where(column < 0, NO_LIMIT, column)
+
     def nbytes(self, rows: ArrayLike | None = None) -> Ints:
-        """Bytes held by some banks, (n,): factors, singular values, embeddings and heads."""
-        return np.asarray(self._bytes[self._rows(rows)].sum(axis=1))
+        """Bytes held by some banks, (n,): factors, singular values, embeddings and heads.
+
+        Args:
+            rows: (n,) banks, which may repeat; None means all.
+        """
+        return np.asarray(self._bytes[self._rows(rows, distinct=False)].sum(axis=1))
 
     def bytes_by_kind(self, rows: ArrayLike | None = None) -> dict[str, Ints]:
         """Bytes held by some banks, (n,) for each of factors, singular_values, embedding, head."""
@@ -171,7 +219,7 @@ class TaskKnowledgeBank:
         content = self._content(
             len(chosen), embedding, rank, accuracy, importance, tags, factors, singular_values, head
         )
-        kept = np.full(len(chosen), self.capacity != 0)
+        kept = self.capacities[chosen] > 0
         kept, evicted = self._make_room(chosen, content["bytes"], kept, adding=True)
         free = ~self.occupied[chosen]
         if bool((kept & ~free.any(axis=1)).any()):
@@ -384,13 +432,14 @@ class TaskKnowledgeBank:
     ) -> tuple[Bools, Ints]:
         """Evict until the new content fits; return which rows keep it, and the evictions."""
         evicted = np.zeros(len(rows), dtype=np.int64)
+        capacity, budget = self.capacities[rows], self.budgets[rows]
         slots_left = bytes_left = None
-        if adding and self.capacity is not None:
-            slots_left = self.capacity - 1 - self.occupied[rows].sum(axis=1)
-        if self.capacity_bytes is not None:
+        if adding and bool((capacity < NO_LIMIT).any()):
+            slots_left = capacity - 1 - self.occupied[rows].sum(axis=1)
+        if bool((budget < NO_LIMIT).any()):
             alone = growth if keep is None else growth + self._bytes[rows, keep]
-            kept = kept & (alone <= self.capacity_bytes)
-            bytes_left = self.capacity_bytes - growth - self._bytes[rows].sum(axis=1)
+            kept = kept & (alone <= budget)
+            bytes_left = budget - growth - self._bytes[rows].sum(axis=1)
         while True:
             short = np.zeros(len(rows), dtype=bool)
             for left in (slots_left, bytes_left):
@@ -452,8 +501,10 @@ class TaskKnowledgeBank:
         return np.asarray(self._events[rows])
 
     def _grow(self, slots: int) -> None:
-        if self.capacity is not None:
-            slots = min(slots, max(1, self.capacity))  # a slot even for none: no empty arrays
+        # A slot even where nothing may be held: no empty arrays.
+        self._widen(min(slots, max(1, int(self.capacities.max()))))
+
+    def _widen(self, slots: int) -> None:
         more = slots - self.slots
         if more <= 0:
             return

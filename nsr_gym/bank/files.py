@@ -25,6 +25,8 @@ _ARRAYS = (
     "used_order", "version", "accuracy", "importance", "_bytes",
 )  # fmt: skip
 _PER_BANK = ("clock", "_events")
+_LIMITS = ("capacities", "budgets")
+"""Missing in files from before banks had limits of their own."""
 
 
 def save_bank(bank: TaskKnowledgeBank, path: str | Path) -> None:
@@ -41,7 +43,8 @@ def save_bank(bank: TaskKnowledgeBank, path: str | Path) -> None:
         OSError: the folder is missing or not writable, or the disk is full.
     """
     path = Path(path)
-    arrays: dict[str, NDArray[Any]] = {n: getattr(bank, n) for n in (*_ARRAYS, *_PER_BANK)}
+    names = (*_ARRAYS, *_PER_BANK, *_LIMITS)
+    arrays: dict[str, NDArray[Any]] = {name: getattr(bank, name) for name in names}
     arrays |= {f"tag.{name}": column for name, column in bank.tags.items()}
     if bank.store is not None:
         arrays |= {f"store.{n}": array for n, array in bank.store.state(bank.slots).items()}
@@ -127,9 +130,9 @@ def _build(
             arguments["head"] = tuple(arguments["head"])
         store = STORES[kind](**arguments)
     bank = TaskKnowledgeBank(**(header | {"store": store}))
-    slots = arrays["occupied"].shape[1]
-    bank._grow(slots)
-    for name in (*_ARRAYS, *_PER_BANK):
+    bank._widen(arrays["occupied"].shape[1])
+    limits = [name for name in _LIMITS if name in arrays]
+    for name in (*_ARRAYS, *_PER_BANK, *limits):
         target = getattr(bank, name)
         if target.shape != arrays[name].shape:
             raise ValueError(f"{name} has shape {arrays[name].shape}, expected {target.shape}")

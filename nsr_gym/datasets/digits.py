@@ -1,99 +1,31 @@
-"""Handwritten digits: 1,797 real images of 8x8 pixels, and three families of tasks on them.
+"""Families of tasks on the handwritten digits, and pools of them.
 
-The images ship with scikit-learn (UCI "Optical Recognition of Handwritten Digits", test
-part). Everything here is the same on every machine: images are dealt to the parts in the
-order of a hash of their pixels, permutations come from raw PCG64 output (which NumPy
-guarantees, unlike its shuffling), and rotated pixels are rounded to multiples of 1/1024.
+Everything here is the same on every machine: permutations come from raw PCG64 output (which
+NumPy guarantees, unlike its shuffling), and rotated pixels are rounded to multiples of 1/1024.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from itertools import count, islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nsr_gym.datasets.digits_parts import NUM_CLASSES, Features, Labels, digits_parts
 from nsr_gym.errors import InvalidValueError, unknown
 from nsr_gym.tasks import SPLITS, Split, Task, TaskPool, check_split
 
-NUM_CLASSES = 10
 SIDE = 8
-TRAIN_PER_CLASS = 70
-TEST_PER_CLASS = 20
 DEFAULT_SIZE = 50
+PARTIAL_PIXELS = (4, 12, 64, 64)
+"""How many pixels the tasks of the family "partial" permute, in turn: two easy, two hard.
 
-Features = NDArray[np.float32]
-Labels = NDArray[np.int64]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """Some of the images.
-
-    Attributes:
-        x: (n, 64) float32 in [0, 1], rows of the 8x8 image one after another; read-only.
-        y: (n,) int64, the digit; read-only.
-        index: (n,) int64, positions in `sklearn.datasets.load_digits`; read-only.
-    """
-
-    x: Features
-    y: Labels
-    index: Labels
-
-
-@dataclass(frozen=True, kw_only=True)
-class DigitsParts:
-    """The disjoint parts of the images.
-
-    No two of the 1,797 images are pixel-equal, so parts with distinct indices share no image.
-
-    Attributes:
-        base: 897 images (84 to 93 per digit) for pretraining the backbone, never used by a task.
-        train: 700 images (70 per digit), the training part of every task.
-        test: 200 images (20 per digit), the test part of every task.
-    """
-
-    base: Part
-    train: Part
-    test: Part
-
-
-@cache
-def digits_parts() -> DigitsParts:
-    """Load the images and deal them to the parts (cached, a second for the first call).
-
-    Within each digit the images are ordered by the sha256 of their pixels; the first 20 are
-    test, the next 70 train, the rest base. The order inside a part is independent of it (the
-    sha256 of that hash), so that the first k images of a part are a fair sample of it.
-    """
-    from sklearn.datasets import load_digits
-
-    pixels, labels = load_digits(return_X_y=True)
-    levels = pixels.astype(np.uint8)  # 0..16
-    y = labels.astype(np.int64)
-    hashes = [hashlib.sha256(image.tobytes()).digest() for image in levels]
-    dealt = sorted(range(len(y)), key=lambda i: hashes[i])
-    by_class = [[i for i in dealt if y[i] == digit] for digit in range(NUM_CLASSES)]
-    held = TEST_PER_CLASS + TRAIN_PER_CLASS
-
-    def part(begin: int, end: int | None) -> Part:
-        chosen = [i for members in by_class for i in members[begin:end]]
-        chosen.sort(key=lambda i: hashlib.sha256(hashes[i]).digest())
-        index = np.array(chosen, dtype=np.int64)
-        x = levels[index].astype(np.float32) / np.float32(16.0)
-        arrays = (x, y[index], index)
-        for array in arrays:
-            array.flags.writeable = False
-        return Part(x=arrays[0], y=arrays[1], index=arrays[2])
-
-    return DigitsParts(
-        base=part(held, None), train=part(TEST_PER_CLASS, held), test=part(0, TEST_PER_CLASS)
-    )
+Chosen on the train split: at rank 1 a task of 4 pixels ends its third visit at 0.93 and one of 64
+at 0.70, at rank 8 at 0.94 and 0.91."""
 
 
 def pixel_permutation(seed: int) -> Labels:
@@ -103,6 +35,23 @@ def pixel_permutation(seed: int) -> Labels:
         (64,) int64; new pixel j is old pixel `permutation[j]`.
     """
     return _permutation(seed, SIDE * SIDE)
+
+
+def partial_permutation(seed: int, pixels: int) -> Labels:
+    """Return the fixed permutation of a seed that moves some pixels among themselves.
+
+    Args:
+        seed: of the choice of the pixels and of their order.
+        pixels: how many take part, 1 to 64; the others stay.
+
+    Returns:
+        (64,) int64; new pixel j is old pixel `permutation[j]`.
+    """
+    raw = np.asarray(np.random.PCG64(seed).random_raw(2 * SIDE * SIDE))
+    chosen = np.sort(np.argsort(raw[: SIDE * SIDE], kind="stable")[:pixels])
+    permutation = np.arange(SIDE * SIDE, dtype=np.int64)
+    permutation[chosen] = chosen[np.argsort(raw[SIDE * SIDE :][:pixels], kind="stable")]
+    return permutation
 
 
 def rotation_matrix(angle: float) -> NDArray[np.float64]:
@@ -129,12 +78,17 @@ def _permutation(seed: int, length: int) -> Labels:
 
 
 def _permutation_task(name: str, definition: dict[str, Any]) -> Task:
-    parts = digits_parts()
-    pixels = pixel_permutation(definition["seed"])
-    return _task(
-        name, definition, parts.train.x[:, pixels], parts.train.y, parts.test.x[:, pixels],
-        parts.test.y,
-    )  # fmt: skip
+    return _rearranged(name, definition, pixel_permutation(definition["seed"]))
+
+
+def _partial_task(name: str, definition: dict[str, Any]) -> Task:
+    order = partial_permutation(definition["seed"], definition["pixels"])
+    return _rearranged(name, definition, order)
+
+
+def _rearranged(name: str, definition: dict[str, Any], order: Labels) -> Task:
+    train, test = digits_parts().train, digits_parts().test
+    return _task(name, definition, train.x[:, order], train.y, test.x[:, order], test.y)
 
 
 def _rotation_task(name: str, definition: dict[str, Any]) -> Task:
@@ -181,6 +135,13 @@ def _task(
 def _permutation_definitions(split: Split) -> Iterator[dict[str, Any]]:
     # Even seeds are train, odd ones test.
     return ({"kind": "permutation", "seed": seed} for seed in count(SPLITS.index(split), 2))
+
+
+def _partial_definitions(split: Split) -> Iterator[dict[str, Any]]:
+    # Even seeds are train, odd ones test.
+    for i, seed in enumerate(count(SPLITS.index(split), 2)):
+        pixels = PARTIAL_PIXELS[i % len(PARTIAL_PIXELS)]
+        yield {"kind": "partial", "seed": seed, "pixels": pixels}
 
 
 def _rotation_definitions(split: Split) -> Iterator[dict[str, Any]]:
@@ -242,7 +203,16 @@ FAMILIES: dict[str, Family] = {
         definitions=_labels_definitions,
         build=_labels_task,
     ),
+    "partial": Family(
+        summary="some pixels in a fixed random order per task (easy and hard tasks)",
+        limit=1000,
+        definitions=_partial_definitions,
+        build=_partial_task,
+    ),
 }
+
+MIXED = ("permutation", "labels", "partial", "rotation")
+"""The families of the mixed pool, in its order."""
 
 
 def digits_pool(
@@ -255,7 +225,7 @@ def digits_pool(
     them are the same. About 230 kB per task (labels: the images are shared).
 
     Args:
-        kind: one of `FAMILIES`: `"permutation"`, `"rotation"`, `"labels"`.
+        kind: one of `FAMILIES`: `"permutation"`, `"rotation"`, `"labels"`, `"partial"`.
         split: `"train"` or `"test"`.
         size: number of tasks, 1 to the family's limit (1,000; rotation 36); default 50, or
             the limit where that is smaller. A larger pool begins with the smaller one.
@@ -271,12 +241,44 @@ def digits_pool(
         raise unknown("kind of digits task", kind, FAMILIES)
     limit = FAMILIES[kind].limit
     if size is None:
-        size = min(DEFAULT_SIZE, limit)
+        size = default_size(kind)
     if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or not 1 <= size <= limit:
         raise InvalidValueError(
             f"A pool of kind {kind!r} has 1 to {limit} tasks per split, got size {size!r}."
         )
     return _pool(kind, check_split(split), int(size))
+
+
+def default_size(kind: str) -> int:
+    """Return how many tasks a family's pool has where nobody says."""
+    return min(DEFAULT_SIZE, FAMILIES[kind].limit)
+
+
+def mixed_positions() -> dict[str, range]:
+    """Return where the tasks of each family lie in the mixed pool, in its order."""
+    positions, first = {}, 0
+    for kind in MIXED:
+        positions[kind] = range(first, first + default_size(kind))
+        first = positions[kind].stop
+    return positions
+
+
+@lru_cache(maxsize=2)
+def mixed_pool(split: str = "test") -> TaskPool:
+    """Return the pools of all families one after another, called `"digits-mixed"`.
+
+    Args:
+        split: `"train"` or `"test"`.
+
+    Raises:
+        UnknownNameError: no such split.
+    """
+    pools = [digits_pool(kind, split) for kind in MIXED]
+    return TaskPool(
+        name="digits-mixed",
+        split=check_split(split),
+        tasks=tuple(task for pool in pools for task in pool),
+    )
 
 
 @lru_cache(maxsize=16)

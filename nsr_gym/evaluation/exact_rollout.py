@@ -27,9 +27,9 @@ def play_exact(
         progress: called with the number of visits finished since the last call.
 
     Returns:
-        One row per visit that was begun: `seed`, `stream_hash`, `instance`, `num_visits` (V),
-        `visit`, `cycle`, `task`, `is_return`, `steps`, `wrong` (steps that were not right, or 1
-        for a miss), `reward`, `oracle_reward`, `finished`, `seconds`.
+        One row per visit that was begun: `seed`, `stream_hash`, `num_tasks` (M), `instance`,
+        `num_visits` (V), `visit`, `cycle`, `task`, `is_return`, `steps`, `wrong` (steps that were
+        not right, or 1 for a miss), `reward`, `oracle_reward`, `finished`, `seconds`.
     """
     engine, n = env.unwrapped.engine, len(seeds)
     v, rows = engine.config.num_visits, np.arange(n)
@@ -77,6 +77,7 @@ def play_exact(
     table = {
         "seed": np.asarray(seeds)[row],
         "stream_hash": np.array(hashes, dtype=object)[row],
+        "num_tasks": np.full(len(row), engine.config.num_tasks),
         "instance": instance[row],
         "num_visits": np.full(len(row), v),
         "visit": visit,

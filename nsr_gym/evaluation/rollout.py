@@ -20,7 +20,7 @@ from nsr_gym.registry import agent_spec, make_agent
 _INFO_COLUMNS = (
     "visit", "cycle", "task", "task_name", "is_return", "recall", "rank", "reserve", "projected",
     "reward_post_task", "reward_online", "accuracy_before", "accuracy_after", "recovery_steps",
-    "shortfall", "entries", "bytes",
+    "shortfall", "entries", "bytes", "family",
 )  # fmt: skip
 
 
@@ -65,12 +65,10 @@ def play(
     episode = _episode if family == "live" else play_exact
     with opened(environment, agent, len(seeds), arguments, agent_arguments) as (env, player):
         table = episode(env, player, [int(seed) for seed in seeds], progress)
-    engine_config = env.unwrapped.engine.config
     table.insert(0, "environment", environment)
     table.insert(1, "agent", agent)
     table.insert(2, "access", spec.access)
-    table.insert(4, "split", engine_config.split)
-    table.insert(5, "num_tasks", engine_config.num_tasks)
+    table.insert(4, "split", env.unwrapped.engine.config.split)
     return table.sort_values(["seed", "visit"], ignore_index=True)
 
 
@@ -131,8 +129,9 @@ def _episode(
     start = np.ones(n, dtype=bool)
     baseline = engine.baseline(rows)
     takes_masks = "action_masks" in inspect.signature(player.predict).parameters
-    frames, over = [], False
-    while not over:
+    num_tasks = engine.num_tasks[rows]
+    frames, playing = [], rows
+    while len(playing):
         began = time.perf_counter()
         masks = {"action_masks": env.unwrapped.action_masks()} if takes_masks else {}
         actions, state = player.predict(
@@ -140,27 +139,36 @@ def _episode(
         )
         observation, reward, terminated, _, info = env.step(actions)
         spent = (time.perf_counter() - began) / n
-        start, over = terminated, bool(terminated.all())
-        done = info.get("final_info", info)
-        frame = pd.DataFrame({name: done[name] for name in _INFO_COLUMNS})
-        frame.insert(0, "seed", seeds)
-        frame.insert(1, "stream_hash", done["stream"])
-        frame["reward"] = reward
-        frame["curve"] = list(done["curve"])
-        frame["retention"] = list(engine.retention(rows, _chooser(engine, player, state)))
-        frame["baseline"] = list(baseline)
+        start = terminated
+        frame = pd.DataFrame({name: info[name][playing] for name in _INFO_COLUMNS})
+        frame.insert(0, "seed", np.array(seeds)[playing])
+        frame.insert(1, "stream_hash", info["stream"][playing])
+        frame.insert(2, "num_tasks", num_tasks[playing])
+        frame["reward"] = reward[playing]
+        frame["curve"] = list(info["curve"][playing])
+        retention = engine.retention(playing, _chooser(engine, player, state, playing))
+        frame["retention"] = _own(retention, num_tasks[playing])
+        frame["baseline"] = _own(baseline[playing], num_tasks[playing])
         frame["seconds"] = spent
         frames.append(frame)
         if progress is not None:
-            progress(n)
+            progress(len(playing))
+        # Episodes that are over go on with another one, which is not counted.
+        playing = playing[~terminated[playing]]
     return pd.concat(frames, ignore_index=True)
 
 
+def _own(values: np.ndarray, num_tasks: np.ndarray) -> list[Any]:
+    """Cut rows (n, largest M) down to each episode's own M."""
+    return [row[:m] for row, m in zip(values, num_tasks.tolist(), strict=True)]
+
+
 def _chooser(
-    engine: Any, player: Any, state: Any
+    engine: Any, player: Any, state: Any, playing: np.ndarray
 ) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """Ask a player what it would do for each task, from where it stands, M times as many rows."""
-    repeats = engine.config.num_tasks
+    """Ask a player what it would do for each task of some episodes, from where it stands."""
+    # Every episode as often as it has tasks.
+    rows = np.repeat(playing, engine.num_tasks[playing])
     takes_masks = "action_masks" in inspect.signature(player.predict).parameters
 
     def choose(observation: np.ndarray, masks: np.ndarray) -> np.ndarray:
@@ -168,7 +176,7 @@ def _chooser(
         axis = 0 if hasattr(player, "initial_state") else 1
         repeated = None
         if state is not None:
-            repeated = tuple(np.repeat(part, repeats, axis=axis) for part in state)
+            repeated = tuple(np.take(part, rows, axis=axis) for part in state)
         shown: Any = observation
         if engine.config.observation == "dict":
             shown = engine.layout.as_dict(observation)

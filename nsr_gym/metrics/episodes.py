@@ -57,6 +57,7 @@ class Episode:
         retention: `(V, M)` accuracies after each visit.
         baseline: `(M,)` accuracies of the bare backbone.
         nbytes: `(V,)` bytes of everything that survives the switch.
+        family: what kind of episode it is where the environment draws one, else `""`.
     """
 
     environment: str
@@ -73,6 +74,7 @@ class Episode:
     retention: Floats
     baseline: Floats
     nbytes: Floats
+    family: str = ""
 
     @property
     def num_visits(self) -> int:
@@ -135,7 +137,7 @@ def read_episodes(table: pd.DataFrame, environment: str | None = None) -> Episod
 
     Raises:
         DataError: missing columns or rows, the same visit twice, a gap between visits, or
-            episodes of one environment that differ in shape.
+            episodes that differ in shape (those of one seed, where each draws its own).
         InvalidValueError: the environment is not in the table, or has to be named.
     """
     known = environments(table)
@@ -195,6 +197,7 @@ def _episode(rows: pd.DataFrame) -> Episode:
         retention=_stack(rows["retention"].tolist(), f"retention of {label}"),
         baseline=np.asarray(first["baseline"], dtype=np.float64),
         nbytes=rows["bytes"].to_numpy(dtype=np.float64),
+        family=str(first.get("family", "")),
     )
 
 
@@ -206,14 +209,23 @@ def _stack(values: Sequence[object], name: str) -> Floats:
 
 
 def _check_same_shape(environment: str, found: Episodes) -> None:
-    shapes = {
-        (e.num_visits, e.num_tasks, e.learning_steps)
-        for by_seed in found.values()
-        for e in by_seed.values()
-    }
-    if len(shapes) > 1:
+    """Refuse episodes that differ in shape where the environment does not draw it per episode."""
+    shapes: dict[int, set[tuple[int, int, int]]] = {}
+    for by_seed in found.values():
+        for seed, e in by_seed.items():
+            # Where each episode draws its own shape, those of one seed have the same.
+            place = seed if e.family else -1
+            shapes.setdefault(place, set()).add((e.num_visits, e.num_tasks, e.learning_steps))
+    different = [sorted(some) for some in shapes.values() if len(some) > 1]
+    if different:
         raise DataError(
             f"The episodes of {environment} differ in (visits, tasks, learning steps): "
-            f"{sorted(shapes)}. Finish or leave out the shorter ones; runs of different "
+            f"{different[0]}. Finish or leave out the shorter ones; runs of different "
             "configurations need tables of their own."
+        )
+    steps = {e.learning_steps for by_seed in found.values() for e in by_seed.values()}
+    if len(steps) > 1:
+        raise DataError(
+            f"The episodes of {environment} differ in learning steps: {sorted(steps)}; runs of "
+            "different configurations need tables of their own."
         )

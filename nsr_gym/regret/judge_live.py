@@ -23,7 +23,9 @@ def judge_live(regret: MeasuredRegret, held: Mapping[str, int]) -> Verdict:
     least = delta.minimum.point if delta is not None else float("nan")
     pays = delta is not None and delta.minimum.low > 0
     why = ""
-    if not regret.cyclic:
+    if regret.fewest_tasks < m:
+        why = f"Episodes differ: they have {regret.fewest_tasks} to {m} tasks."
+    elif not regret.cyclic:
         why = "The streams are not cyclic: tasks do not come once in every cycle."
     elif m == 1:
         why = "There is one task: nothing has to be switched."
@@ -127,7 +129,7 @@ def _about_policies(
 def _recall(regret: MeasuredRegret, banked: list[AgentRegret]) -> Assumption:
     size = regret.delta.mean.point if regret.delta is not None else float("nan")
     limit = recall_error_limit(regret.num_tasks, size)
-    returns = regret.num_visits - regret.num_tasks
+    returns = regret.returns
     shares = {a.agent: a.total for a in banked if a.agent != regret.reference and returns}
     if not shares:
         return Assumption(

@@ -47,7 +47,8 @@ class AgentRegret:
         agent: agent name.
         access: `"bank"`, `"memoryless"` or `"visit"`.
         seeds: seeds that both agent and reference have.
-        per_visit: `(seeds, V)` reward of the reference minus reward of the agent.
+        per_visit: `(seeds, V)` reward of the reference minus reward of the agent; 0 beyond the end
+            of an episode that is shorter than others.
         total: mean total regret with its interval over seeds, in reward x visits.
         ratio: mean total regret over T(M-1)Delta_switch, both on the seeds that also have a
             Delta_switch, which are resampled together; `nan` where undefined (see
@@ -89,10 +90,12 @@ class MeasuredRegret:
         split: task pool.
         reference: the history-aware reference agent.
         reward: `"online"` or `"post_task"`.
-        num_tasks: M.
-        num_visits: V.
+        num_tasks: M, the largest where episodes differ.
+        fewest_tasks: M, the smallest where episodes differ.
+        num_visits: V, the largest where episodes differ.
+        returns: visits to tasks seen before, the mean over episodes.
         learning_steps: L.
-        cyclic: whether every stream is cyclic; the bound applies to no other.
+        cyclic: whether every stream is cyclic, with the same M; the bound applies to no other.
         delta: Delta_switch, `None` where it cannot be estimated.
         expected: the ratios to hold the measured ones against, `nan` where undefined.
         agents: regret by agent, the reference included (it is 0).
@@ -104,7 +107,9 @@ class MeasuredRegret:
     reference: str
     reward: RewardKind
     num_tasks: int
+    fewest_tasks: int
     num_visits: int
+    returns: float
     learning_steps: int
     cyclic: bool
     delta: DeltaSwitch | None
@@ -180,13 +185,15 @@ def measured_regret(
     own = episodes[reference]
     example = next(iter(own.values()))
     every = [e for by_seed in episodes.values() for e in by_seed.values()]
-    cyclic = all(e.is_cyclic for e in every)
+    m, fewest = (pick(e.num_tasks for e in every) for pick in (max, min))
+    v = max(e.num_visits for e in every)
+    cyclic = m == fewest and all(e.is_cyclic for e in every)
     returning = all(is_return(e.tasks).any() for e in own.values())
     delta = None
     if returning:
         delta = measure_delta(episodes, reference, fresh, reward, replicates, rng)
-    scale = example.num_visits / example.num_tasks * (example.num_tasks - 1)
-    notes = _ratio_notes(example.num_tasks, cyclic, delta)
+    scale = v / m * (m - 1)
+    notes = _ratio_notes(m, fewest, cyclic, delta)
     agents = {}
     for agent, by_seed in episodes.items():
         seeds = common_seeds(by_seed, own)
@@ -194,7 +201,9 @@ def measured_regret(
             notes.append(f"{agent}: {len(seeds)} of the reference's {len(own)} seeds.")
         if not seeds:
             continue
-        per_visit = np.stack([own[s].rewards[reward] - by_seed[s].rewards[reward] for s in seeds])
+        per_visit = np.zeros((len(seeds), v))
+        for row, s in zip(per_visit, seeds, strict=True):
+            row[: own[s].num_visits] = own[s].rewards[reward] - by_seed[s].rewards[reward]
         totals = per_visit.sum(axis=1)
         paired = [] if delta is None or not cyclic else [s for s in seeds if s in delta.by_seed]
         agents[agent] = AgentRegret(
@@ -215,14 +224,14 @@ def measured_regret(
         split=", ".join(sorted({e.split for e in every})),
         reference=reference,
         reward=reward,
-        num_tasks=example.num_tasks,
-        num_visits=example.num_visits,
+        num_tasks=m,
+        fewest_tasks=fewest,
+        num_visits=v,
+        returns=float(np.mean([is_return(e.tasks).sum() for e in own.values()])),
         learning_steps=example.learning_steps,
         cyclic=cyclic,
         delta=delta,
-        expected=expected_ratio(
-            example.num_tasks, max(1.0, example.num_visits / example.num_tasks)
-        ),
+        expected=expected_ratio(m, max(1.0, v / m)),
         agents=agents,
         notes=tuple(notes),
     )
@@ -246,11 +255,18 @@ def _ratio(
     return Interval(point, float(low), float(high), runs)
 
 
-def _ratio_notes(num_tasks: int, cyclic: bool, delta: DeltaSwitch | None) -> list[str]:
+def _ratio_notes(
+    num_tasks: int, fewest_tasks: int, cyclic: bool, delta: DeltaSwitch | None
+) -> list[str]:
     notes = []
     if num_tasks == 1:
         notes.append("One task: T(M-1)Delta_switch is 0 and the ratio is undefined.")
-    if not cyclic:
+    if fewest_tasks < num_tasks:
+        notes.append(
+            f"Episodes have {fewest_tasks} to {num_tasks} tasks: T(M-1)Delta_switch differs "
+            "between them, no ratio."
+        )
+    elif not cyclic:
         notes.append("The streams are not cyclic: T(M-1)Delta_switch does not apply, no ratio.")
     if delta is None:
         notes.append("No task returns: Delta_switch cannot be estimated, no ratio.")

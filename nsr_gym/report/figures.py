@@ -38,7 +38,7 @@ from nsr_gym.report.style import (
     line_styles,
     mark_cycles,
 )
-from nsr_gym.report.terminal import runs_label
+from nsr_gym.report.terminal import number_range, runs_label
 
 Floats = NDArray[np.float64]
 
@@ -123,7 +123,8 @@ def regret_figure(
     axes.set_xlabel("visit")
     axes.set_ylabel(f"cumulative regret to {reference} ({reward.replace('_', '-')} reward)")
     counts = [len(r.seeds) for r in regret.agents.values()]
-    detail = f"T = {regret.cycles:g}, M = {regret.num_tasks}, L = {regret.learning_steps}"
+    tasks = number_range(regret.fewest_tasks, regret.num_tasks)
+    detail = f"T = {regret.cycles:g}, M = {tasks}, L = {regret.learning_steps}"
     if regret.delta is not None:
         detail += f", Δ_switch = {regret.delta.mean} ({regret.delta.estimator})"
     _title(axes, regret.environment, regret.split, counts, f"{detail}\n{ACCESS_KEY}")
@@ -133,6 +134,8 @@ def regret_figure(
 
 def accuracy_figure(episodes: Episodes, *, reference: str = "oracle") -> Figure:
     """Accuracy before and after every visit, one small panel per agent.
+
+    Where episodes differ in length, the visits that all of them have are shown.
 
     Args:
         episodes: episodes of one environment, as `read_episodes` returns them.
@@ -144,8 +147,11 @@ def accuracy_figure(episodes: Episodes, *, reference: str = "oracle") -> Figure:
     if not episodes:
         raise DataError("There are no episodes to draw.")
     styles = line_styles(_access(episodes), reference)
-    after = {a: np.stack([e.curves[:, -1] for e in s.values()]) for a, s in episodes.items()}
-    before = {a: np.stack([e.curves[:, 0] for e in s.values()]) for a, s in episodes.items()}
+    shortest = min(e.num_visits for e in _all(episodes))
+    after, before = (
+        {a: np.stack([e.curves[:shortest, i] for e in s.values()]) for a, s in episodes.items()}
+        for i in (-1, 0)
+    )
     order = sorted(episodes, key=lambda agent: -float(after[agent].mean()))
     columns = min(4, len(order))
     rows = -(-len(order) // columns)
@@ -153,8 +159,9 @@ def accuracy_figure(episodes: Episodes, *, reference: str = "oracle") -> Figure:
     FigureCanvasAgg(figure)
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     example = next(_all(episodes))
-    visits = np.arange(1, example.num_visits + 1)
-    cyclic = all(e.is_cyclic for e in _all(episodes))
+    visits = np.arange(1, shortest + 1)
+    lengths = {e.num_tasks for e in _all(episodes)}
+    cyclic = len(lengths) == 1 and all(e.is_cyclic for e in _all(episodes))
     for axes, agent in zip(panels, order, strict=False):
         if reference in after and agent != reference:
             axes.plot(visits, after[reference].mean(axis=0), color="#BBBBBB", linewidth=1)
@@ -162,7 +169,7 @@ def accuracy_figure(episodes: Episodes, *, reference: str = "oracle") -> Figure:
         draw_runs(axes, visits, after[agent], solid, width=1.4)
         dotted = LineStyle(styles[agent].colour, (0, (1, 1)), styles[agent].access)
         draw_runs(axes, visits, before[agent], dotted, width=1.4)
-        mark_cycles(axes, example.num_visits, example.num_tasks, cyclic)
+        mark_cycles(axes, shortest, example.num_tasks, cyclic)
         runs = runs_label([len(episodes[agent])])
         axes.set_title(f"{agent} ({styles[agent].access}, {runs})", fontsize=9)
         axes.set_ylim(0, 1)

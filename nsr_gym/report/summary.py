@@ -65,9 +65,10 @@ def summarise(
     - `bwt_ratio`: |BWT| over the reference's |BWT|, `nan` where either is exactly 0;
     - `bytes_per_task`: bytes that survive the last visit, over M;
     - `regret`, `ratio`: total regret and its ratio to T(M-1)Delta_switch, each with interval;
-    - per environment: `num_tasks` (M), `cycles` (T), `learning_steps` (L), `delta_switch` (with
-      interval), `delta_minimum`, `delta_estimator`, `expected_best_bank_free`,
-      `expected_forced_reload`, `reference`, `reward`, `notes` (one per line).
+    - per environment: `num_tasks` (M, the largest where episodes differ) and `fewest_tasks`,
+      `cycles` (T), `learning_steps` (L), `delta_switch` (with interval), `delta_minimum`,
+      `delta_estimator`, `expected_best_bank_free`, `expected_forced_reload`, `reference`, `reward`,
+      `notes` (one per line).
 
     Args:
         table: the long table, any number of environments, agents and seeds.
@@ -166,6 +167,7 @@ def _environment_columns(
     episodes: Episodes, regret: MeasuredRegret | None, reference: str, reward: RewardKind
 ) -> dict[str, Any]:
     example = next(iter(next(iter(episodes.values())).values()))
+    numbers = [e.num_tasks for by_seed in episodes.values() for e in by_seed.values()]
     notes = (
         list(regret.notes)
         if regret is not None
@@ -175,15 +177,17 @@ def _environment_columns(
         ]
     )
     delta = regret.delta if regret is not None else None
+    expected = regret.expected if regret is not None and len(set(numbers)) == 1 else None
     return {
-        "num_tasks": example.num_tasks,
+        "num_tasks": max(numbers),
+        "fewest_tasks": min(numbers),
         "cycles": example.num_visits / example.num_tasks,
         "learning_steps": example.learning_steps,
         **_spread("delta_switch", delta.mean if delta else _undefined(0)),
         "delta_minimum": delta.minimum.point if delta else _NAN,
         "delta_estimator": delta.estimator if delta else "",
-        "expected_best_bank_free": regret.expected.best_bank_free if regret else _NAN,
-        "expected_forced_reload": regret.expected.forced_reload if regret else _NAN,
+        "expected_best_bank_free": expected.best_bank_free if expected else _NAN,
+        "expected_forced_reload": expected.forced_reload if expected else _NAN,
         "reference": reference,
         "reward": reward,
         "notes": "\n".join(notes),

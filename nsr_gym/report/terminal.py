@@ -32,10 +32,15 @@ def render_summary(summary: pd.DataFrame) -> Group:
     return Group(*parts)
 
 
+def number_range(low: int, high: int) -> str:
+    """Return `10`, or `4 to 12` where two numbers differ."""
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
 def runs_label(counts: list[int]) -> str:
     """Return `10 runs`, or `8 to 10 runs` where agents differ."""
     low, high = min(counts), max(counts)
-    return f"{low} run{'s' if low > 1 else ''}" if low == high else f"{low} to {high} runs"
+    return f"{number_range(low, high)} run{'s' if high > 1 else ''}"
 
 
 def _headline(rows: list[dict[str, Any]]) -> list[Text]:
@@ -54,7 +59,8 @@ def _headline(rows: list[dict[str, Any]]) -> list[Text]:
             style="bold",
         ),
         Text(
-            f"T = {first['cycles']:g} cycles, M = {first['num_tasks']} tasks, "
+            f"T = {first['cycles']:g} cycles, "
+            f"M = {number_range(first['fewest_tasks'], first['num_tasks'])} tasks, "
             f"L = {first['learning_steps']} learning steps; reference: {first['reference']}"
         ),
         Text(delta),

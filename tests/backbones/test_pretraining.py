@@ -22,7 +22,7 @@ from nsr_gym.backbones.pretrain import (
     pretrain_digits,
     pretrain_mlp,
 )
-from nsr_gym.datasets.digits import digits_parts
+from nsr_gym.datasets.digits_parts import digits_parts
 from nsr_gym.errors import FileFormatError, InvalidValueError
 
 SHIPPED = resources.files("nsr_gym.backbones") / "weights"

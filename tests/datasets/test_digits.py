@@ -11,11 +11,15 @@ from sklearn.datasets import load_digits
 
 from nsr_gym.datasets.digits import (
     FAMILIES,
-    digits_parts,
+    MIXED,
+    PARTIAL_PIXELS,
     digits_pool,
+    mixed_pool,
+    mixed_positions,
     pixel_permutation,
     rotation_matrix,
 )
+from nsr_gym.datasets.digits_parts import digits_parts
 from nsr_gym.errors import InvalidValueError, UnknownNameError
 from nsr_gym.tasks import check_disjoint
 
@@ -63,6 +67,8 @@ PINNED = {
     "rotation-test": "c9e906878b856ca3",
     "labels-train": "1df19dc2cb362c88",
     "labels-test": "cdd4934649b71006",
+    "partial-train": "b3f471adf3e15195",
+    "partial-test": "a1b50981728416fc",
 }
 
 
@@ -119,6 +125,31 @@ def test_a_permutation_task_moves_the_pixels_as_its_definition_says() -> None:
         np.testing.assert_array_equal(task.x_train, parts.train.x[:, pixels])
         np.testing.assert_array_equal(task.x_test, parts.test.x[:, pixels])
         np.testing.assert_array_equal(task.y_test, parts.test.y)
+
+
+def test_a_partial_task_moves_only_as_many_pixels_as_its_definition_says() -> None:
+    parts = digits_parts()
+    for i, task in enumerate(digits_pool("partial", "train", 8)):
+        pixels = task.definition["pixels"]
+        assert pixels == PARTIAL_PIXELS[i % len(PARTIAL_PIXELS)]
+        # Every pixel is some old pixel; at most the chosen ones, and most of them, have moved.
+        stayed = (task.x_train == parts.train.x).all(axis=0)
+        assert 0 < (~stayed).sum() <= pixels
+        assert (~stayed).sum() > pixels / 4 or pixels < 8
+        np.testing.assert_array_equal(np.sort(task.x_train, axis=1), np.sort(parts.train.x, axis=1))
+        np.testing.assert_array_equal(task.y_test, parts.test.y)
+
+
+def test_the_mixed_pool_is_all_families_one_after_another() -> None:
+    for split in ("train", "test"):
+        pool, positions = mixed_pool(split), mixed_positions()
+        assert list(positions) == list(MIXED)
+        assert set(MIXED) == set(FAMILIES)
+        assert (pool.name, pool.split) == ("digits-mixed", split)
+        assert len(pool) == sum(map(len, positions.values())) == 186
+        for kind, places in positions.items():
+            own = digits_pool(kind, split)
+            assert [pool[i].fingerprint for i in places] == [task.fingerprint for task in own]
 
 
 def test_a_label_task_renames_the_classes_and_shares_the_images() -> None:

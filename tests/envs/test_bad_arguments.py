@@ -34,6 +34,7 @@ WRONG_VALUES: dict[str, list[Any]] = {
     "energy": [0, -0.5, 1.1, NAN, "0.9", True],
     "reward": ["posttask", None],
     "rank_cost": [-0.1, NAN, INF, "0", None, True],
+    "embedding_noise": [-0.1, "some", None, float("inf"), True],
     "observation": ["box", None],
     "observe_task_id": ["yes", 1, None],
     "support_size": [*NOT_COUNTS, 10**6],

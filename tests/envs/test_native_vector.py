@@ -15,6 +15,7 @@ from nsr_gym.registration import ENVIRONMENTS
 
 # Exact environments: test_exact_vector.py.
 ENV_IDS = [name for name, spec in ENVIRONMENTS.items() if spec.family == "live"]
+CYCLIC = [name for name in ENV_IDS if "Cyclic" in name]
 MODES = {
     "next_step": AutoresetMode.NEXT_STEP,
     "same_step": AutoresetMode.SAME_STEP,
@@ -28,12 +29,12 @@ MakePair = Callable[..., Pair]
 
 
 @pytest.fixture
-def make_pair(tiny: dict[str, Any]) -> Iterator[MakePair]:
+def make_pair(tiny_of: Callable[[str], dict[str, Any]]) -> Iterator[MakePair]:
     """Make the native environment and Gymnasium's own with the same arguments."""
     made: list[Any] = []
 
     def make(n: int, mode: str = "next_step", env_id: str = ENV_IDS[0], **arguments: Any) -> Pair:
-        chosen = tiny | {"num_tasks": 2} | arguments
+        chosen = tiny_of(env_id) | {"num_tasks": 2} | arguments
         native = gym.make_vec(env_id, n, vectorization_mode=None, autoreset_mode=mode, **chosen)
         one = lambda: gym.make(env_id, **chosen)  # noqa: E731
         sync = SyncVectorEnv([one] * n, autoreset_mode=MODES[mode])
@@ -92,9 +93,13 @@ def play_both(pair: Pair, *, seed: Any, steps: int, rng: np.random.Generator) ->
     return ends
 
 
-@pytest.mark.parametrize("env_id", ENV_IDS)
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("n", [1, 2, 5])
+@pytest.mark.parametrize(
+    ("env_id", "mode", "n"),
+    [
+        *((env_id, mode, n) for env_id in CYCLIC for mode in MODES for n in (1, 2, 5)),
+        *((env_id, "next_step", 3) for env_id in ENV_IDS if env_id not in CYCLIC),
+    ],
+)
 def test_two_and_a_half_episodes_are_the_same(
     n: int, mode: str, env_id: str, make_pair: MakePair
 ) -> None:
@@ -123,6 +128,19 @@ def test_other_arguments_are_the_same(
 ) -> None:
     pair = make_pair(2, mode, **arguments)
     assert play_both(pair, seed=5, steps=6, rng=np.random.default_rng(0)) == 2
+
+
+@pytest.mark.parametrize("env_id", [name for name in ENV_IDS if "Mixed" in name])
+@pytest.mark.parametrize("mode", MODES)
+def test_episodes_of_different_kinds_and_lengths_are_the_same(
+    mode: str, env_id: str, make_pair: MakePair
+) -> None:
+    pair = make_pair(6, mode, env_id, num_tasks=[1, 4], cycles=2, embedding_noise=[0.0, 0.3])
+    ends = play_both(pair, seed=3, steps=14, rng=np.random.default_rng(1))
+    assert ends >= 6
+    plans = pair[0].unwrapped.engine.plans
+    assert len({plan.family for plan in plans}) > 1
+    assert len({plan.stream.num_visits for plan in plans}) > 1
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -24,8 +24,8 @@ INFO_TYPES: dict[str, Any] = {
     "recall": int, "rank": int, "reserve": int, "projected": bool,
     "accuracy_before": float, "accuracy_after": float, "curve": np.ndarray,
     "reward_post_task": float, "reward_online": float, "recovery_steps": int,
-    "shortfall": float, "entries": int, "bytes": int, "split": str, "stream": str,
-    "action_mask": np.ndarray,
+    "shortfall": float, "entries": int, "bytes": int, "split": str, "family": str,
+    "stream": str, "action_mask": np.ndarray,
 }  # fmt: skip
 
 

@@ -13,7 +13,12 @@ import pytest
 
 from nsr_gym.registration import ENVIRONMENTS
 
-ENV_IDS = sorted(ENVIRONMENTS)
+# Processes start slowly: of the environments on digits those that differ in how they are built.
+ENV_IDS = [
+    name
+    for name, spec in sorted(ENVIRONMENTS.items())
+    if spec.family != "live" or "Cyclic" in name or name == "NSR/MixedDigits-v0"
+]
 
 
 def first_step(env_id: str, arguments: dict[str, Any]) -> tuple[list[float], float]:

@@ -273,7 +273,7 @@ def test_distillation_alone_may_be_zero(make_world: MakeWorld) -> None:
 
 
 def test_threads_of_episodes_change_nothing() -> None:
-    from nsr_gym.envs.cyclic_digits import _prepared
+    from nsr_gym.envs.digits import _prepared
     from nsr_gym.learning.learner import LoRALearner
 
     data, backbone = _prepared("permutation", "train", "cpu")
