@@ -30,13 +30,13 @@ class GreedyAgent(LiveRuleAgent):
 
 
 class UniformAgent(LiveRuleAgent):
-    """An equal share of the rank to each task: max(1, R // M)."""
+    """An equal share of the rank to each task, max(1, R // M), M the largest where it is drawn."""
 
     access = "memoryless"
 
     def act(self, observation: NDArray[Any], state: State) -> tuple[Ints, State]:
         """Return actions (n, 3) for observations (n, size), and the next state."""
-        share = max(1, self.config.max_rank // self.config.num_tasks)
+        share = max(1, self.config.max_rank // self.config.max_tasks)
         return self.action(len(observation), rank=self.rank_index(share)), state
 
 

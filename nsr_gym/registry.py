@@ -28,6 +28,7 @@ class AgentSpec:
         summary: one line.
         plays: families of environments -> arguments that the agent sets there on top of what is
             asked for, such as the feedback that it learns from; plain JSON.
+        by_default: whether a comparison plays it where no agents are named.
     """
 
     name: str
@@ -35,6 +36,7 @@ class AgentSpec:
     access: str
     summary: str
     plays: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"live": {}})
+    by_default: bool = True
 
     def environment_arguments(self, family: str) -> dict[str, Any]:
         """Return the arguments that the agent sets in environments of a family.
@@ -62,6 +64,7 @@ def register_agent(
     access: str,
     summary: str,
     plays: Mapping[str, Mapping[str, Any]] | None = None,
+    by_default: bool = True,
 ) -> None:
     """Make an agent known by name; the same registration may be repeated.
 
@@ -86,6 +89,7 @@ def register_agent(
         access=access,
         summary=summary,
         plays={family: dict(arguments) for family, arguments in plays.items()},
+        by_default=by_default,
     )
     if _AGENTS.get(name, spec) != spec:
         raise InvalidValueError(
@@ -128,17 +132,22 @@ def make_agent(name: str, env: Any, **arguments: Any) -> Any:
 
 
 _LIVE: dict[str, dict[str, Any]] = {"live": {}}
+_TOLD: dict[str, dict[str, Any]] = {"live": {"observe_task_id": True}}
 _BOTH: dict[str, dict[str, Any]] = {"allocation": {}, "paging": {}}
 _LEARNS = {"allocation": {"feedback": "last-action+reward"}}
 
+_Entries = tuple[tuple[str, str, str, dict[str, dict[str, Any]], str], ...]
+
 # Name, entry point in `nsr_gym.agents`, access, families with arguments, one line.
-_BUILTIN: tuple[tuple[str, str, str, dict[str, dict[str, Any]], str], ...] = (
+_BUILTIN: _Entries = (
     ("similarity", "bank_rules:SimilarityAgent", "bank", _LIVE,
      "recall the most similar entry above a threshold, at full rank"),
     ("trial-loss", "bank_rules:TrialLossAgent", "bank", _LIVE,
      "recall the entry with the lowest loss on a trial load"),
-    ("oracle", "bank_rules:OracleAgent", "bank", {"live": {"observe_task_id": True}},
+    ("oracle", "bank_rules:OracleAgent", "bank", _TOLD,
      "knows the task: recall its own entry (the history-aware reference)"),
+    ("ppo", "controller:shipped_ppo", "bank", _LIVE,
+     "a controller trained by PPO: the suite's own, or one trained on the spot"),
     ("random", "bank_rules:RandomAgent", "bank", _LIVE, "any legal action, uniformly"),
     ("greedy", "memoryless_rules:GreedyAgent", "memoryless", _LIVE,
      "the whole rank to the newcomer"),
@@ -181,7 +190,43 @@ _BUILTIN: tuple[tuple[str, str, str, dict[str, dict[str, Any]], str], ...] = (
      "evict what was used least often"),
 )  # fmt: skip
 
-for _name, _entry, _access, _plays, _summary in _BUILTIN:
-    register_agent(
-        _name, f"nsr_gym.agents.{_entry}", access=_access, summary=_summary, plays=_plays
-    )
+# Played where they are named: each is the best rule of one family of environments or another.
+_VARIANTS: _Entries = (
+    ("similarity-pin", "bank_variants:similarity_pin", "bank", _LIVE,
+     "as similarity, but what a full bank holds stays"),
+    ("trial-loss-pin", "bank_variants:trial_loss_pin", "bank", _LIVE,
+     "as trial-loss, but what a full bank holds stays"),
+    ("oracle-pin", "bank_variants:oracle_pin", "bank", _TOLD,
+     "as oracle, but what a full bank holds stays"),
+    ("nearest", "bank_variants:NearestAgent", "bank", _LIVE,
+     "recall the most similar entry always; update it above a threshold, else add"),
+    ("trial-loss-nearest", "bank_variants:TrialLossNearestAgent", "bank", _LIVE,
+     "recall the best fitting entry that beats a fresh start; update it if it fits, else add"),
+    ("oracle-nearest", "bank_variants:OracleNearestAgent", "bank", _TOLD,
+     "as oracle, but a new task starts from the entry that fits best"),
+    ("thrifty", "bank_variants:ThriftyAgent", "bank", _LIVE,
+     "as trial-loss-pin, with ranks by difficulty where bytes are short"),
+    ("similarity-thrifty", "bank_variants:SimilarityThriftyAgent", "bank", _LIVE,
+     "as similarity-pin, with ranks by difficulty where bytes are short"),
+    ("versatile", "bank_variants:VersatileAgent", "bank", _LIVE,
+     "as thrifty, and a new task starts from the best fitting entry that beats a fresh start"),
+    ("oracle-thrifty", "bank_variants:OracleThriftyAgent", "bank", _TOLD,
+     "as oracle-pin, with ranks by difficulty where bytes are short"),
+    ("bank-linucb", "bank_bandits:linucb", "bank", _LIVE,
+     "recall and rank with the highest expected reward of this visit; trained by LinUCB"),
+    ("bank-thompson", "bank_bandits:thompson", "bank", _LIVE,
+     "the same, trained by linear Thompson sampling"),
+    ("bank-epsilon-greedy", "bank_bandits:epsilon_greedy", "bank", _LIVE,
+     "the same, trained with one random choice in ten"),
+)  # fmt: skip
+
+for _entries in (_BUILTIN, _VARIANTS):
+    for _name, _entry, _access, _plays, _summary in _entries:
+        register_agent(
+            _name,
+            f"nsr_gym.agents.{_entry}",
+            access=_access,
+            summary=_summary,
+            plays=_plays,
+            by_default=_entries is _BUILTIN,
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,14 +26,17 @@ def calibrate(
     similar one, or the one with the lowest trial loss): it holds the task or it does not. Each
     threshold is the one with the lowest balanced error, midway between the nearest values.
 
+    Where the bank has a byte budget, the cut points between ranks are found first (see
+    `best_rank_cuts`), and the oracle that keeps to them plays.
+
     Args:
         environment: id.
         seeds: one episode each.
         arguments: of the environment, such as `tasks`.
 
     Returns:
-        The name of the pool, and plain JSON: both thresholds, their error rates, and what they
-        were measured on.
+        The name of the pool, and plain JSON: both thresholds, their error rates, the cut points
+        where there is a byte budget, and what they were measured on.
     """
     env: Any = gym.make_vec(
         environment,
@@ -41,20 +45,16 @@ def calibrate(
         **dict(arguments or {}) | {"split": "train", "access": "bank", "observe_task_id": True},
     )
     try:
-        engine = env.unwrapped.engine
-        layout = engine.layout
-        oracle = make_agent("oracle", env)
-        observation, _ = env.reset(seed=list(seeds))
-        seen = []
-        over = False
-        while not over:
-            seen.append(observation)
-            actions, _ = oracle.predict(observation)
-            observation, _, terminated, _, _ = env.step(actions)
-            over = bool(terminated.all())
+        layout, pool = env.unwrapped.engine.layout, env.unwrapped.engine.pool_name
+        arrivals, _ = _play(env, make_agent("oracle", env), seeds)
+        cuts: dict[str, Any] = {}
+        held = layout.read(arrivals, "stored_rank")[:, 0] > 0
+        if (layout.read(arrivals, "budget_left")[held] < 1.0).any():
+            cuts["rank_cuts"] = best_rank_cuts(env, seeds, arrivals)
+            thrifty = make_agent("oracle-thrifty", env, cuts=cuts["rank_cuts"])
+            arrivals, _ = _play(env, thrifty, seeds)
     finally:
         env.close()
-    arrivals = np.concatenate(seen)
     arrivals = arrivals[layout.read(arrivals, "stored_rank")[:, 0] > 0]
     held = layout.read(arrivals, "stored_rank") > 0
     own = layout.read(arrivals, "same_task") > 0.5
@@ -62,18 +62,59 @@ def calibrate(
     loss = layout.unscale_loss(layout.read(arrivals, "trial_loss"))
     cut, wrong = _decide(np.where(held, similarity, -np.inf), own)
     loss_cut, loss_wrong = _decide(np.where(held, -loss, -np.inf), own)
-    found = {
+    return pool, {
         "similarity": cut,
         "similarity_error": wrong,
         "trial_loss": -loss_cut,
         "trial_loss_error": loss_wrong,
+        **cuts,
         "split": "train",
         "episodes": len(seeds),
         "arrivals": len(arrivals),
         "environment": environment,
         "arguments": dict(arguments or {}),
     }
-    return engine.pool_name, found
+
+
+def best_rank_cuts(env: Any, seeds: Sequence[int], arrivals: NDArray[Any]) -> list[float]:
+    """Return the cut points between ranks with which the thrifty oracle earns most.
+
+    All ascending choices among 0, the deciles of the arrivals' bare losses and a value above all
+    of them are played on the same streams.
+
+    Args:
+        env: a vector environment that tells the task.
+        seeds: one episode for each of its rows.
+        arrivals: (k, size) observations that the losses are taken from.
+
+    Returns:
+        Q - 1 losses in nats, ascending; of equally good ones the first, which grant most.
+    """
+    engine = env.unwrapped.engine
+    bare = engine.layout.unscale_loss(engine.layout.read(arrivals, "bare_loss")[:, 0])
+    steps = np.quantile(bare, np.linspace(0.1, 0.9, 9))
+    grid = [0.0, *np.unique(steps).tolist(), float(bare.max()) + 1.0]
+    best, most = [], -np.inf
+    for cuts in itertools.combinations_with_replacement(grid, len(engine.config.ranks) - 1):
+        _, earned = _play(env, make_agent("oracle-thrifty", env, cuts=cuts), seeds)
+        if earned > most:
+            best, most = list(cuts), earned
+    return best
+
+
+def _play(env: Any, agent: Any, seeds: Sequence[int]) -> tuple[NDArray[np.float32], float]:
+    """Play one episode for each seed; return all observations and the mean return."""
+    observation, _ = env.reset(seed=list(seeds))
+    seen, earned = [], 0.0
+    over = np.zeros(len(seeds), dtype=bool)
+    while not over.all():
+        # Episodes may differ in length; what follows an episode's end is not counted.
+        seen.append(observation[~over])
+        actions, _ = agent.predict(observation)
+        observation, reward, terminated, _, _ = env.step(actions)
+        earned += float(reward[~over].sum())
+        over |= terminated
+    return np.concatenate(seen), earned / len(seeds)
 
 
 def _decide(score: NDArray[np.float64], own: NDArray[np.bool_]) -> tuple[float, float]:

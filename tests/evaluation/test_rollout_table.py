@@ -25,7 +25,7 @@ COLUMNS: dict[str, str] = {
     "projected": "b", "reward": "f", "reward_post_task": "f", "reward_online": "f",
     "accuracy_before": "f", "accuracy_after": "f", "curve": "O", "recovery_steps": "i",
     "shortfall": "f", "entries": "i", "bytes": "i", "retention": "O", "baseline": "O",
-    "seconds": "f",
+    "seconds": "f", "family": "O",
 }  # fmt: skip
 """Column -> kind; text is of kind O. `run` is added where a comparison is put together."""
 
