@@ -210,7 +210,7 @@ def _run_locked(
 
 def _claim(results: ResultFolder, comparison: Comparison, resume: bool) -> None:
     """Write the manifest, or make sure that the one there is of the same comparison."""
-    wanted = {"comparison": _plain(asdict(comparison)), "installation": _versions()}
+    wanted = {"comparison": _plain(asdict(comparison)), "installation": installation()}
     found = results.read_manifest()
     # A manifest without any result, of a run that failed at once, binds nobody.
     void = found is not None and not found["finished"] and not any(results.cell_files())
@@ -308,8 +308,13 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _versions() -> dict[str, str]:
-    versions = {name: metadata.version(name) for name in _PACKAGES}
+def installation(*more: str) -> dict[str, str]:
+    """Return what results depend on: versions of packages, and a hash of the suite's own code.
+
+    Args:
+        *more: packages beside those that every comparison uses.
+    """
+    versions = {name: metadata.version(name) for name in (*_PACKAGES, *more)}
     return versions | {"python": platform.python_version(), "source": _source_hash()}
 
 
