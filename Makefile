@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint types notebooks bench clean
+.PHONY: demo test lint types notebooks bench tables controllers clean
 
 demo: $(VENV)/.core
 	$(BIN)/nsr-gym compare --name demo
@@ -29,6 +29,18 @@ notebooks: $(VENV)/.notebooks
 
 bench: $(VENV)/.peft
 	$(BIN)/python -m benchmarks
+
+# The tables of recorded visits that ship with the package, about two minutes each on two cores.
+FAMILIES := permutation labels partial rotation
+tables: $(VENV)/.core
+	@for family in $(FAMILIES); do for split in train test; do \
+		rm -rf nsr_gym/tables/digits-$$family-$$split && \
+		$(BIN)/nsr-gym record NSR/CyclicDigits-v0 --set tasks=$$family --set split=$$split \
+			--output nsr_gym/tables/digits-$$family-$$split || exit 1; done; done
+
+# The trained controllers that ship with the package, from the hyper-parameter files, seed 0.
+controllers: $(VENV)/.core
+	$(BIN)/python -m nsr_gym.agents.ship
 
 clean:
 	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

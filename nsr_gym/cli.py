@@ -1,9 +1,10 @@
-"""The command line: `nsr-gym compare`, `regret`, `report`, `envs`, `agents`, `calibrate`, ..."""
+"""The command line: `nsr-gym compare`, `regret`, `train`, `record`, `report`, `envs`, ..."""
 
 from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from nsr_gym.cli_controllers import controllers_for
+from nsr_gym.cli_recorded import fidelity, record
 from nsr_gym.cli_regret import regret
 from nsr_gym.cli_shared import (
     DEFAULT_ENVIRONMENT,
@@ -27,6 +30,8 @@ from nsr_gym.cli_shared import (
     reference_in,
     seed_range,
 )
+from nsr_gym.cli_study import study
+from nsr_gym.cli_train import train
 from nsr_gym.errors import InvalidValueError, NsrGymError, unknown
 from nsr_gym.registration import ENVIRONMENTS
 from nsr_gym.registry import agent_specs
@@ -41,7 +46,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-app.command()(regret)
+for _command in (regret, train, study, record, fidelity):
+    app.command()(_command)
+_STOPPED = 130
 _REFERENCES = f"{LIVE_REFERENCE}; {EXACT_REFERENCE} in exact environments"
 
 
@@ -53,9 +60,12 @@ def main() -> None:
         message = escape(str(error))
         errors.print(f"[bold red]error:[/] {message}", highlight=False, soft_wrap=True)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as end:
+        # Typer answers Ctrl-C with this status itself.
+        if isinstance(end, SystemExit) and end.code != _STOPPED:
+            raise
         errors.print("stopped; the same command goes on where it was.", highlight=False)
-        sys.exit(130)
+        sys.exit(_STOPPED)
 
 
 @app.command()
@@ -110,14 +120,17 @@ def compare(
     for environment in environments:
         check_environment(environment)
     arguments = {"split": split} | parse_settings(set_ or [])
+    agents = tuple(agent or default_agents(environments, arguments))
     chosen = Comparison(
         environments=environments,
-        agents=tuple(agent or default_agents(environments, arguments)),
+        agents=agents,
         seeds=chosen_seeds,
         arguments=arguments,
         block=block,
     )
     check_reference(reference, chosen.agents)
+    trained = controllers_for(environments, agents, arguments, runs)
+    chosen = replace(chosen, agent_arguments=trained)
     folder = runs / name
     with progress_bars(len(chosen.cells())) as advance:
         table = run(chosen, folder, workers=workers, progress=advance)

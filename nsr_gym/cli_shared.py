@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from nsr_gym.errors import AccessError, InvalidValueError, unknown
-from nsr_gym.registration import environment_family
-from nsr_gym.registry import agent_specs, make_agent
+from nsr_gym.registration import environment_access, environment_family
+from nsr_gym.registry import AgentSpec, agent_specs, make_agent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,42 +56,69 @@ def progress_bars(cells: int) -> Iterator[Callable[[int, int], None]]:
         yield advance
 
 
+@contextmanager
+def counting_bar(what: str) -> Iterator[Callable[[int, int | None], None]]:
+    """Show a count; yields a function of how many are done and of how many, None if unknown."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+        TimeElapsedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=errors, transient=True) as progress:
+        bar = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(bar, completed=done, total=total)
+
+
 def default_agents(environments: Iterable[str], arguments: Mapping[str, Any]) -> list[str]:
-    """Return the agents that can play the environments, and say which were left out and why.
+    """Return the default agents that can play the environments; say which were left out and why.
 
     In exact environments an agent may need what the arguments do not give, such as tasks in a
-    fixed order; asked for by name, it is refused by the run itself.
+    fixed order, and live ones may lack the access level that it is run with; asked for by name,
+    it is refused by the run itself.
 
     Args:
         environments: ids, at least one.
         arguments: of the environments.
     """
     names = list(environments)
-    chosen, left_out = [], {}
+    chosen: list[str] = []
+    left_out: dict[str, list[str]] = {}
     for spec in agent_specs():
         refusals = [
-            _refusal(spec.name, environment, {"split": "test", **arguments, **spec.plays[family]})
+            _refusal(spec, environment, {"split": "test", **arguments, **spec.plays[family]})
             for environment in names
-            if (family := environment_family(environment)) in spec.plays
+            if spec.by_default and (family := environment_family(environment)) in spec.plays
         ]
         if any(refusals):
-            left_out[spec.name] = " ".join(filter(None, refusals))
+            left_out.setdefault(" ".join(filter(None, refusals)), []).append(spec.name)
         elif refusals:
             chosen.append(spec.name)
-    for name, why in left_out.items():
-        errors.print(f"left out: {name} ({why})", highlight=False, markup=False, soft_wrap=True)
+    for why, agents in left_out.items():
+        note = f"left out: {', '.join(agents)} ({why})"
+        errors.print(note, highlight=False, markup=False, soft_wrap=True)
     return chosen
 
 
-def _refusal(agent: str, environment: str, arguments: dict[str, Any]) -> str:
-    """Return why an agent cannot be built for an exact environment, empty where it can."""
+def _refusal(spec: AgentSpec, environment: str, arguments: dict[str, Any]) -> str:
+    """Return why an agent cannot play an environment, empty where it can."""
     if environment_family(environment) == "live":
-        return ""
+        levels = environment_access(environment, arguments)
+        if spec.access in levels:
+            return ""
+        return f"{spec.access} access, {environment} has {' and '.join(levels)}"
     import gymnasium as gym
 
     env = gym.make_vec(environment, num_envs=1, vectorization_mode=None, **arguments)
     try:
-        make_agent(agent, env)
+        make_agent(spec.name, env)
     except (InvalidValueError, AccessError) as error:
         return str(error)
     finally:
@@ -174,13 +201,13 @@ def check_reference(reference: str | None, agents: Iterable[str]) -> None:
         raise unknown("compared agent to be the reference", reference, known)
 
 
-def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
+def parse_settings(settings: Iterable[str], *, option: str = "--set") -> dict[str, Any]:
     """Read NAME=VALUE pairs; a value that is no JSON is taken as text."""
     parsed = {}
     for setting in settings:
         name, sign, value = setting.partition("=")
         if not sign or not name:
-            raise InvalidValueError(f"Expected --set NAME=VALUE; got {setting!r}.")
+            raise InvalidValueError(f"Expected {option} NAME=VALUE; got {setting!r}.")
         try:
             parsed[name] = json.loads(value)
         except ValueError:

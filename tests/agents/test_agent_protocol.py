@@ -33,7 +33,7 @@ def test_the_suite_s_agents_are_there() -> None:
     assert access["greedy"] == access["pin-one"] == access["uniform"] == "memoryless"
     assert access["fresh"] == "visit"
     told = [s.name for s in agent_specs("live") if s.plays["live"].get("observe_task_id")]
-    assert told == ["oracle"]
+    assert told == ["oracle", "oracle-pin", "oracle-nearest", "oracle-thrifty"]
 
 
 @pytest.mark.parametrize("name", NAMES)
