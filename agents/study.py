@@ -6,6 +6,8 @@ as the rules. Everything lies in one folder and goes on where it was stopped.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -15,6 +17,7 @@ from typing import Any
 
 import pandas as pd
 
+from nsr_gym.agents.algorithm_specs import ALGORITHMS, NETWORKS
 from nsr_gym.agents.training import BEST, TrainingConfig, recorded_twin, train
 from nsr_gym.errors import InvalidValueError, unknown
 from nsr_gym.evaluation.compare import Comparison, run
@@ -112,6 +115,8 @@ def controlled_study(
     training_seeds: tuple[int, ...] = (0, 1, 2),
     steps: int | None = None,
     reward: str = "online",
+    controllers: Sequence[Trained] = CONTROLLERS,
+    arguments: Mapping[str, Any] | None = None,
 ) -> Study:
     """Return the study of the suite: all rules, bandits and controllers in all families.
 
@@ -122,6 +127,8 @@ def controlled_study(
         training_seeds: of each kind of controller.
         steps: of training; None for what the hyper-parameter files say.
         reward: that is trained for and compared.
+        controllers: kinds of controllers.
+        arguments: of the environments that are played, such as more tasks than were trained on.
 
     Raises:
         UnknownNameError: no such family.
@@ -134,7 +141,8 @@ def controlled_study(
     return Study(
         environments=tuple(f"NSR/{name}Digits{suffix}-v0" for name in chosen),
         rules=RULES,
-        controllers=tuple(replace(kind, steps=steps) for kind in CONTROLLERS),
+        controllers=tuple(replace(kind, steps=steps or kind.steps) for kind in controllers),
+        arguments=dict(arguments or {}),
         training_seeds=training_seeds,
         seeds=seeds,
         reward=reward,
@@ -200,12 +208,43 @@ def run_study(
             agent_arguments=arguments,
             block=study.block,
         )
-        table = run(comparison, folder / _short(environment), workers=workers)
+        played = folder / f"{_short(environment)}{settings_suffix(study.arguments)}"
+        table = run(comparison, played, workers=workers)
         say("played", number + 1, len(study.environments))
         frames.append(_episodes(table, study.reward, names))
         if environment in study.optimum:
             frames.append(_optimum(study, environment))
     return pd.concat(frames, ignore_index=True)
+
+
+def parse_controller(text: str) -> Trained:
+    """Read `ALGORITHM:NETWORK`, or `ALGORITHM:NETWORK:FAMILY` for one trained in another family.
+
+    Raises:
+        InvalidValueError: another form.
+        UnknownNameError: an algorithm, network or family that does not exist.
+    """
+    parts = text.split(":")
+    if len(parts) not in (2, 3):
+        raise InvalidValueError(
+            f"Expected a controller as ALGORITHM:NETWORK or ALGORITHM:NETWORK:FAMILY; got {text!r}."
+        )
+    for kind, name, known in zip(
+        ("algorithm", "network", "family of the study"), parts, (ALGORITHMS, NETWORKS, FAMILIES),
+        strict=False,
+    ):  # fmt: skip
+        if name not in known:
+            raise unknown(kind, name, known)
+    trained_in = f"NSR/{parts[2]}DigitsRecorded-v0" if len(parts) == 3 else None
+    return Trained(algorithm=parts[0], network=parts[1], environment=trained_in)
+
+
+def settings_suffix(arguments: Mapping[str, Any]) -> str:
+    """Return what tells results with these arguments of the environments from others."""
+    if not arguments:
+        return ""
+    text = json.dumps(dict(arguments), sort_keys=True)
+    return f"-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def _config(study: Study, kind: Trained, environment: str, seed: int) -> TrainingConfig:

@@ -8,7 +8,14 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from nsr_gym.cli_shared import check_name, check_reward, console, counting_bar, seed_range
+from nsr_gym.cli_shared import (
+    check_name,
+    check_reward,
+    console,
+    counting_bar,
+    parse_settings,
+    seed_range,
+)
 from nsr_gym.errors import InvalidValueError, unknown
 from nsr_gym.files import write_whole
 
@@ -22,6 +29,17 @@ def study(
     dynamics: Annotated[str, typer.Option(help="What is played: recorded or live.")] = "recorded",
     seeds: Annotated[int, typer.Option(help="Held-out streams.")] = 20,
     training_seeds: Annotated[int, typer.Option(help="Controllers of each kind.")] = 3,
+    controller: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="ALGORITHM:NETWORK, or ALGORITHM:NETWORK:FAMILY for one trained in another "
+            "family; repeatable. (PPO with both networks, MaskablePPO, RecurrentPPO)"
+        ),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Argument NAME=VALUE of the environments that are played."),
+    ] = None,
     steps: Annotated[
         int | None, typer.Option(help="Steps of training. (what the hyper-parameter files say)")
     ] = None,
@@ -34,7 +52,13 @@ def study(
     Controllers are trained on recorded dynamics of the train split and play streams of the
     test split. The same command again goes on where it was stopped.
     """
-    from nsr_gym.agents.study import controlled_study, run_study
+    from nsr_gym.agents.study import (
+        CONTROLLERS,
+        controlled_study,
+        parse_controller,
+        run_study,
+        settings_suffix,
+    )
     from nsr_gym.report.study import summarise_study
     from nsr_gym.report.study_figure import draw_study
 
@@ -47,6 +71,7 @@ def study(
             f"Expected --workers and --training-seeds of at least 1; got {workers} and "
             f"{training_seeds}."
         )
+    arguments = parse_settings(set_ or [])
     chosen = controlled_study(
         families=family,
         dynamics=dynamics,
@@ -54,6 +79,8 @@ def study(
         training_seeds=seed_range(0, training_seeds),
         steps=steps,
         reward=reward,
+        controllers=[parse_controller(text) for text in controller or ()] or CONTROLLERS,
+        arguments=arguments,
     )
     folder = runs / name
     with counting_bar("trained") as show:
@@ -61,9 +88,12 @@ def study(
             chosen, folder, workers=workers, note=lambda _, done, total: show(done, total)
         )
     summary = summarise_study(episodes, references=("oracle", "oracle-pin", "optimum"))
-    for file, table in (("episodes.csv", episodes), ("study.csv", summary)):
-        write_whole(folder / file, lambda path, table=table: table.to_csv(path, index=False))  # type: ignore[misc]
-    figure = draw_study(summary, folder / "study.png", reward=reward)
+    names = "" if family is None else "-" + "-".join(sorted(name.lower() for name in family))
+    label = f"{names}{'-live' if dynamics == 'live' else ''}{settings_suffix(arguments)}"
+    files = folder / f"study{label}.csv", folder / f"episodes{label}.csv"
+    for file, table in zip(files, (summary, episodes), strict=True):
+        write_whole(file, lambda path, table=table: table.to_csv(path, index=False))  # type: ignore[misc]
+    figure = draw_study(summary, folder / f"study{label}.png", reward=reward)
     for environment, rows in summary.groupby("environment", sort=False):
         shown = Table(box=None, pad_edge=False, title=str(environment))
         for heading in ("agent", "reward of a visit", "minus similarity", "P(better)", "seeds"):
@@ -78,5 +108,5 @@ def study(
                 f"{row['trained'] or '-'} x {row['streams']}",
             )
         console.print(shown)
-    for path in (folder / "study.csv", folder / "episodes.csv", figure):
+    for path in (*files, figure):
         console.print(f"  {path}", highlight=False, soft_wrap=True)

@@ -10,7 +10,14 @@ import pandas as pd
 import pytest
 
 from nsr_gym import registry
-from nsr_gym.agents.study import FAMILIES, Study, Trained, controlled_study, run_study
+from nsr_gym.agents.study import (
+    FAMILIES,
+    Study,
+    Trained,
+    controlled_study,
+    parse_controller,
+    run_study,
+)
 from nsr_gym.errors import DataError, InvalidValueError, UnknownNameError
 from nsr_gym.report.study import summarise_study
 from nsr_gym.report.study_figure import draw_study
@@ -122,3 +129,14 @@ def test_the_suites_study_covers_all_families() -> None:
         controlled_study(families=["Caped"])
     with pytest.raises(InvalidValueError, match="optimum"):
         Study(environments=(ENV,), rules=("similarity",), optimum=("NSR/Other-v0",))
+
+
+def test_controllers_are_named_by_algorithm_network_and_where_they_were_trained() -> None:
+    assert parse_controller("a2c:mlp") == Trained(algorithm="a2c", network="mlp")
+    mixed = parse_controller("ppo:pointer:Mixed")
+    assert mixed.environment == "NSR/MixedDigitsRecorded-v0"
+    assert mixed.name == "ppo pointer (MixedDigitsRecorded)"
+    with pytest.raises(UnknownNameError, match="pointer"):
+        parse_controller("ppo:pointr")
+    with pytest.raises(InvalidValueError, match="ALGORITHM:NETWORK"):
+        parse_controller("ppo")
