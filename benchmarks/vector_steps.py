@@ -1,4 +1,4 @@
-"""Steps per second of the exact environments next to Gymnasium's CartPole.
+"""Steps per second of the exact and recorded environments next to Gymnasium's CartPole.
 
 Run as `python -m benchmarks.vector_steps`. All contestants are timed in turn within one run, so
 that whatever else the machine does meets all of them, each for about the same time; the numbers
@@ -18,7 +18,9 @@ import numpy as np
 
 import nsr_gym  # noqa: F401  (registers the environments)
 
-IDS = ("NSR/BlindAllocation-v0", "NSR/Paging-v0", "NSR/UntilRecovered-v0")
+EXACT = ("NSR/BlindAllocation-v0", "NSR/Paging-v0", "NSR/UntilRecovered-v0")
+RECORDED = ("NSR/CyclicDigitsRecorded-v0", "NSR/MixedDigitsRecorded-v0")
+IDS = (*EXACT, *RECORDED)
 REFERENCE = "CartPole-v1"
 POOL = 64
 """Different actions that a contestant plays over and over."""
@@ -95,7 +97,7 @@ def run(
         `"<id> sync"`) the environment steps per second: median, smallest and largest. For each
         of the ids the medians over the rounds of the ratios of its native steps per second to
         those of CartPole, native and sync. The environment steps per second that the native ones
-        are to reach at n = 1,024 on two cores (2 million).
+        are to reach at n = 1,024 on two cores: 2 million exact, 100,000 recorded.
     """
     contestants: dict[str, tuple[Any, Play]] = {}
     for env_id in (*ids, REFERENCE):
@@ -126,7 +128,7 @@ def run(
             }
             for env_id in ids
         },
-        "steps_per_s_bound": 2e6,
+        "steps_per_s_bound": {"exact": 2e6, "recorded": 1e5},
     }
 
 
