@@ -10,6 +10,7 @@ from typing import Any
 
 from nsr_gym.agents.algorithms import ALGORITHMS, complete_hyperparameters
 from nsr_gym.agents.foreign import CARD, PICKLED, foreign_zip
+from nsr_gym.agents.settings import check_setting
 from nsr_gym.errors import FileFormatError, InvalidValueError, NsrGymError
 
 TENSORS = "controller.safetensors"
@@ -93,7 +94,7 @@ def read_card(folder: str | Path) -> ControllerCard:
         )
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FileFormatError(f"{file} is damaged ({error}); restore it from a copy.") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise FileFormatError(f"{file} is not the card of a controller; expected format {FORMAT}.")
@@ -123,6 +124,9 @@ def _parse(file: Path, content: Mapping[str, Any]) -> ControllerCard:
         raise FileFormatError(f"{file} is damaged: sizes of observations or actions are no sizes.")
     try:
         rollout = {"n_steps": 2} if "n_epochs" in card.hyperparameters else {}
+        for name in ("n_steps", "batch_size"):
+            if name in card.hyperparameters:
+                check_setting(name, card.hyperparameters[name])
         # Batches are fitted to the environments in which it is loaded.
         values = {k: v for k, v in card.hyperparameters.items() if k != "batch_size"}
         complete_hyperparameters(card.algorithm, values | rollout, network=card.network)

@@ -148,7 +148,9 @@ def load_model(
             f"environment with observation={card.observation!r}."
         )
     values = dict(card.hyperparameters)
-    if values.get("n_steps", 0) * env.num_envs % values.get("batch_size", 1):
+    # Batches of an off-policy learner come from its buffer and fit anywhere.
+    cut = "n_epochs" in algorithm_spec(card.algorithm).defaults and "batch_size" in values
+    if cut and values.get("n_steps", 0) * env.num_envs % values["batch_size"]:
         del values["batch_size"]
     tensors = _read_tensors(folder, card)
     model = build_model(

@@ -13,16 +13,19 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium import spaces
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from nsr_gym.agents.training_validation import FIRST_VALIDATION_SEED
 from nsr_gym.errors import InvalidValueError
 from nsr_gym.registry import agent_spec, make_agent
 
 _SIDE_BY_SIDE = 128
 _BATCH = 1024
 _FIRST_SEED = 500_000
-"""Streams of the train split that are neither trained on in other ways nor validated on."""
+"""Streams of the train split from here on are shown. Training may draw some of them as well;
+validation never does."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +56,15 @@ def demonstrate(
         gamma: discount of the returns.
 
     Raises:
-        InvalidValueError: the rule is told more than a controller (an oracle), or does not
-            play the environment.
+        InvalidValueError: the rule is told more than a controller (an oracle), does not play the
+            environment, or more episodes than there are streams before those for validation.
     """
+    most = (FIRST_VALIDATION_SEED - _FIRST_SEED) // _SIDE_BY_SIDE * _SIDE_BY_SIDE
+    if episodes > most:
+        raise InvalidValueError(
+            f"Expected at most {most:,} episodes to imitate, so that validation streams stay held "
+            f"out; got {episodes:,}."
+        )
     if agent_spec(rule).environment_arguments("live").keys() - {"access"}:
         raise InvalidValueError(
             f"Expected a rule that sees what the controller sees; {rule!r} is told more."
@@ -100,6 +109,25 @@ def _play(env: Any, agent: Any, seeds: list[int], gamma: float) -> tuple[NDArray
     return np.stack(seen)[alive], np.stack(done)[alive], returns[alive].astype(np.float32)
 
 
+def check_imitates(model: Any) -> None:
+    """Refuse a learner that cannot imitate.
+
+    Raises:
+        InvalidValueError: other than PPO, A2C or MaskablePPO, or on observations by name.
+    """
+    policy = model.policy
+    if not hasattr(policy, "evaluate_actions") or hasattr(policy, "lstm_actor"):
+        raise InvalidValueError(
+            f"Expected PPO, A2C or MaskablePPO to imitate a rule; got {type(model).__name__}. "
+            "Take imitate=None for it."
+        )
+    if isinstance(model.observation_space, spaces.Dict):
+        raise InvalidValueError(
+            "Expected flat observations to imitate a rule; got observation='dict'. Take "
+            "observation='flat', or imitate=None."
+        )
+
+
 def imitate(
     model: Any, shown: Demonstrations, *, seed: int, epochs: int = 20, learning_rate: float = 1e-3
 ) -> float:
@@ -118,11 +146,8 @@ def imitate(
     Raises:
         InvalidValueError: a learner that cannot imitate.
     """
+    check_imitates(model)
     policy = model.policy
-    if not hasattr(policy, "evaluate_actions") or hasattr(policy, "lstm_actor"):
-        raise InvalidValueError(
-            f"Expected PPO, A2C or MaskablePPO to imitate a rule; got {type(model).__name__}."
-        )
     device = policy.device
     observations = torch.as_tensor(shown.observations, device=device)
     actions = torch.as_tensor(shown.actions, device=device)

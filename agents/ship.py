@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nsr_gym.agents.card import read_card
+from nsr_gym.agents.card import TENSORS, read_card
 from nsr_gym.agents.controller import TRAINED
 from nsr_gym.agents.foreign import CARD
 from nsr_gym.agents.training import BEST, TrainingConfig, train
@@ -63,9 +63,9 @@ def ship(name: str, runs: Path) -> Path:
     result = train(config, runs / name, progress=_say)
     folder = TRAINED / f"{name.lower()}-digits-ppo"
     folder.mkdir(parents=True, exist_ok=True)
-    for file in (result.folder / BEST).iterdir():
-        content = file.read_bytes()
-        write_whole(folder / file.name, lambda path, content=content: path.write_bytes(content))  # type: ignore[misc]
+    for file in (TENSORS, CARD):
+        content = (result.folder / BEST / file).read_bytes()
+        write_whole(folder / file, lambda path, content=content: path.write_bytes(content))  # type: ignore[misc]
     card = json.loads((folder / CARD).read_text())
     card["scores"]["held_out"] = held_out(folder)
     text = json.dumps(card, indent=2) + "\n"

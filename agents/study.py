@@ -18,6 +18,7 @@ from typing import Any
 import pandas as pd
 
 from nsr_gym.agents.algorithm_specs import ALGORITHMS, NETWORKS
+from nsr_gym.agents.card import read_card
 from nsr_gym.agents.training import BEST, TrainingConfig, recorded_twin, train
 from nsr_gym.errors import InvalidValueError, unknown
 from nsr_gym.evaluation.compare import Comparison, run
@@ -81,8 +82,15 @@ class Study:
         """Check what nothing else checks.
 
         Raises:
-            InvalidValueError: an optimum is asked for where nothing is compared.
+            InvalidValueError: an optimum is asked for where nothing is compared, or an argument
+                that the study sets itself.
         """
+        own = sorted({"split", "reward"} & self.arguments.keys())
+        if own:
+            raise InvalidValueError(
+                f"A study sets {' and '.join(own)} itself, so that streams are held out and all "
+                "compare one reward; leave it out of the arguments (the reward is the study's own)."
+            )
         for name in self.optimum:
             if name not in self.environments:
                 raise InvalidValueError(
@@ -104,7 +112,8 @@ CONTROLLERS = (
 )
 FAMILIES = ("Cyclic", "Capped", "Aliased", "Budget", "Related", "Mixed")
 _WITH_OPTIMUM = ("Capped", "Budget")
-"""Families without transfer, where holding entries is all there is to decide."""
+"""Families where what to hold is most of what there is to decide. The optimum leaves warm starts
+from other tasks out, so that whoever finds good ones can lie above it."""
 
 
 def controlled_study(
@@ -194,7 +203,9 @@ def run_study(
         for kind in study.controllers:
             for seed in study.training_seeds:
                 path = runs[kind, kind.environment or environment, seed]
-                name = f"{_slug(kind, kind.environment or environment)}.{seed}"
+                # By content: what another controller has played is never taken for this one's.
+                content = read_card(path / BEST).sha256[:8]
+                name = f"{_slug(kind, kind.environment or environment)}.{seed}.{content}"
                 register_agent(
                     name, _CONTROLLER, access="bank", summary=kind.name, plays={"live": {}}
                 )
@@ -289,9 +300,14 @@ def _train_all(configs: Sequence[tuple[TrainingConfig, Path]], workers: int, say
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         jobs = [pool.submit(train, config, path) for config, path in configs]
-        for done, job in enumerate(as_completed(jobs)):
-            job.result()
-            say("trained", done + 1, total)
+        try:
+            for done, job in enumerate(as_completed(jobs)):
+                job.result()
+                say("trained", done + 1, total)
+        except BaseException:
+            # Those that wait would be trained before the error is told.
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def _slug(kind: Trained, environment: str) -> str:

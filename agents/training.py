@@ -11,13 +11,14 @@ import gymnasium as gym
 
 from nsr_gym.agents.algorithms import algorithm_spec, build_model
 from nsr_gym.agents.checkpoint import save_controller
-from nsr_gym.agents.imitation import demonstrate, imitate
+from nsr_gym.agents.imitation import check_imitates, demonstrate, imitate
 from nsr_gym.agents.training_config import TrainingConfig
-from nsr_gym.agents.training_log import Row, TensorBoard, read_run, write_run
+from nsr_gym.agents.training_log import RUN, Row, TensorBoard, read_run, write_run
 from nsr_gym.agents.training_run import STATE, Plan, Segments, Standing
 from nsr_gym.agents.training_state import own_generators
 from nsr_gym.agents.training_validation import Validation
 from nsr_gym.envs import make_sb3_env
+from nsr_gym.envs.build import open_device
 from nsr_gym.errors import NsrGymError, StateError
 from nsr_gym.evaluation.cells import ResultFolder
 from nsr_gym.evaluation.compare import installation
@@ -62,17 +63,17 @@ def train(
     Raises:
         StateError: the folder holds something else, another run, one begun with another
             installation, or another process is working in it.
-        InvalidValueError: the environment refuses its arguments.
+        InvalidValueError: the environment refuses its arguments, or there is no such device.
         FileFormatError: a file in the folder is damaged.
         MissingDependencyError: the algorithm needs sb3-contrib, which is not installed.
     """
-    found = read_run(folder)
-    if found is None and folder.exists() and any(file.name[0] != "." for file in folder.iterdir()):
+    finished = _finished(folder, config)
+    if finished is not None:
+        return finished
+    foreign = folder.exists() and not (folder / RUN).exists()
+    if foreign and any(file.name[0] != "." for file in folder.iterdir()):
         raise StateError(f"{folder} is not empty and holds no training run; choose another name.")
-    if found is not None and (found["finished"] or (folder / STATE).exists()):
-        _check_same(folder, found, config)
-        if found["finished"]:
-            return TrainingResult(folder=folder, scores=found["scores"], trained=0)
+    open_device(config.device)
     with own_generators():
         arguments = config.environment_arguments()
         flat = algorithm_spec(config.algorithm).flat_actions
@@ -90,7 +91,12 @@ def train(
             folder.mkdir(parents=True, exist_ok=True)
             results = ResultFolder(folder)
             with results.lock():
-                results.remove_leftovers()
+                # Another process may have finished the run while this one made ready.
+                finished = _finished(folder, config)
+                if finished is not None:
+                    return finished
+                for part in (folder, folder / BEST, folder / LAST):
+                    ResultFolder(part).remove_leftovers()
                 return _train(config, folder, model, progress or (lambda *_: None))
         finally:
             env.close()
@@ -206,6 +212,7 @@ def _train(config: TrainingConfig, folder: Path, model: Any, progress: Progress)
 
 
 def _imitate(config: TrainingConfig, model: Any, gamma: float) -> None:
+    check_imitates(model)
     shown = demonstrate(
         str(config.imitate),
         config.environment,
@@ -257,6 +264,21 @@ def _claim(folder: Path, config: TrainingConfig) -> dict[str, Any]:
 def _installation(config: TrainingConfig) -> dict[str, str]:
     contrib = ("sb3-contrib",) if "contrib" in algorithm_spec(config.algorithm).module else ()
     return installation(*_PACKAGES, *contrib)
+
+
+def _finished(folder: Path, config: TrainingConfig) -> TrainingResult | None:
+    """Return what a finished run in the folder came to, None where there is something to do.
+
+    Raises:
+        StateError: the run there is another one.
+    """
+    found = read_run(folder)
+    if found is None or not (found["finished"] or (folder / STATE).exists()):
+        return None
+    _check_same(folder, found, config)
+    if not found["finished"]:
+        return None
+    return TrainingResult(folder=folder, scores=found["scores"], trained=0)
 
 
 def _check_same(folder: Path, found: Mapping[str, Any], config: TrainingConfig) -> None:

@@ -59,7 +59,9 @@ class Validation:
         takes_masks = "action_masks" in inspect.signature(model.predict).parameters
         state, start = None, np.ones(n, dtype=bool)
         returns, steps, over = np.zeros(n), 0, np.zeros(n, dtype=bool)
-        with torch.random.fork_rng(devices=[]):
+        # Seeding reaches the generator of the learner's GPU as well.
+        gpus = [model.device] if model.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=gpus):
             torch.manual_seed(FIRST_VALIDATION_SEED)
             while not over.all():
                 masks = {}

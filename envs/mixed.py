@@ -116,8 +116,9 @@ class MixedConfig(VisitConfig):
     def draw_plan(self, pool: Pool, rng: np.random.Generator) -> EpisodePlan:
         """Draw an episode.
 
-        In order: family, M, schedule, noise and capacity, one number each whatever their ranges;
-        the tasks by `permutation` of the family's part of the pool; what the schedule draws.
+        In order: family, M and schedule (where there is a choice), noise and capacity (one number
+        each, whatever their ranges); the tasks by `permutation` of the family's part of the pool;
+        what the schedule draws.
         """
         family = self.families[int(rng.integers(len(self.families)))]
         kind = DIGITS_FAMILIES[family]

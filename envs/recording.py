@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 from nsr_gym.envs.dynamics import Ints, Visits
 from nsr_gym.envs.live import LiveDynamics
 from nsr_gym.errors import InvalidValueError, StateError
-from nsr_gym.files import write_whole
+from nsr_gym.files import TEMPORARY, write_whole
 from nsr_gym.learning.adapters import Adapters
 from nsr_gym.outcomes import OutcomeTable
 from nsr_gym.pools import PoolRecord
@@ -213,6 +213,8 @@ class Recorder:
         for name in self._names:
             (self._parts / f"{name}.safetensors").unlink(missing_ok=True)
         (self._parts / _NOTE).unlink(missing_ok=True)
+        for leftover in self._parts.glob(f"{TEMPORARY}*"):  # of a recording that was killed
+            leftover.unlink(missing_ok=True)
         self._parts.rmdir()
 
     def _settings(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from nsr_gym.cli_shared import (
     seed_range,
 )
 from nsr_gym.errors import InvalidValueError, StateError
+from nsr_gym.files import write_whole
 
 _AGENTS = ("oracle", "trial-loss", "similarity", "nearest", "random", "fresh")
 
@@ -98,6 +99,9 @@ def fidelity(
 
     check_environment(env)
     names = tuple(agent or _AGENTS)
+    if output is not None:
+        # Now, not after all has been played.
+        output.parent.mkdir(parents=True, exist_ok=True)
     with counting_bar("visits") as show:
         done = 0
 
@@ -128,7 +132,7 @@ def fidelity(
     worst = ", ".join(f"{name} {value:.3f}" for name, value in found.worst.items())
     console.print(f"largest error of an agent: {worst}", highlight=False, soft_wrap=True)
     if output is not None:
-        found.agents.to_csv(output, index=False)
+        write_whole(output, lambda file: found.agents.to_csv(file, index=False))
 
 
 _KINDS = ("live", "recorded")

@@ -97,7 +97,9 @@ def load_table(folder: Path) -> OutcomeTable:
         return _table(card, frames)
     except FileFormatError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (
+        OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError,
+    ) as error:  # fmt: skip
         raise FileFormatError(
             f"{folder} holds no readable table of recorded outcomes ({error!r}){remedy}"
         ) from error
@@ -219,6 +221,8 @@ def _table(card: Mapping[str, Any], frames: Mapping[str, pd.DataFrame]) -> Outco
     sources = np.array(card["provenance"]["sources"], dtype=np.int64)
     position = np.full((tasks, tasks), -1)
     np.put_along_axis(position, sources, np.arange(g)[None], axis=1)
+    if (position[t[rest], s[rest]] < 0).any():
+        raise FileFormatError(f"{CARD} names other sources than the visits have.")
     foreign[t[rest], position[t[rest], s[rest]], held[rest], granted[rest]] = curves[rest]
 
     losses = {name: column.to_numpy() for name, column in frames["losses"].items()}

@@ -64,14 +64,14 @@ def measure_fidelity(
         The comparison, and both long tables in one, with a column `dynamics`.
 
     Raises:
-        InvalidValueError: fewer than three agents, the reference is not among them, or an agent
-            that recorded dynamics cannot play.
+        InvalidValueError: fewer than three agents, one of them twice, the reference is not among
+            them, or an agent that recorded dynamics cannot play.
         DataError: live and recorded streams differ.
     """
-    if len(agents) < 3 or reference not in agents:
+    if len(set(agents)) < 3 or len(set(agents)) < len(agents) or reference not in agents:
         raise InvalidValueError(
-            f"Expected at least three agents, {reference!r} (the reference) among them, for a rank "
-            f"correlation; got {', '.join(agents)}."
+            f"Expected at least three agents, each once, {reference!r} (the reference) among them, "
+            f"for a rank correlation; got {', '.join(agents)}."
         )
     blind = [name for name in agents if agent_spec(name).access == "memoryless"]
     if blind:
@@ -141,7 +141,11 @@ def compare_dynamics(table: pd.DataFrame, reference: str = "oracle") -> Fidelity
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float:
-    """Return Spearman's rank correlation of two samples (n,), ties by their mean rank."""
+    """Return Spearman's rank correlation of two samples (n,), ties by their mean rank.
+
+    It is NaN where all of a sample are equal.
+    """
     from scipy.stats import rankdata
 
-    return float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])
+    with np.errstate(invalid="ignore"):
+        return float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])

@@ -5,9 +5,10 @@ from one of its visits to a later one is a *run*: a fresh start at some rank, th
 entry, each updating it or leaving it as it is. The best choice of runs under the bank's capacity
 and byte budget is an integer programme, solved to proven optimality.
 
-It is the optimum of a class that knows the whole stream and every outcome beforehand, recalls a
-task's own entry or starts afresh, keeps an entry at one rank, and may drop any entry at any
-time. What it leaves out is a warm start from another task. No rule or controller within
+It is the optimum of a class that knows the whole stream and every outcome beforehand, may drop any
+entry at any time, and recalls an entry that it holds at every visit to its task, at the entry's own
+rank. What it leaves out is a warm start from another task, a fresh start while an entry of the
+task is kept, and a recall at another rank whose result is discarded. No rule or controller within
 the class gets more; the environment's retention rule may keep it from getting as much.
 """
 
@@ -145,7 +146,11 @@ def _choose(
         constraints.append(LinearConstraint(csr_array(held * sizes), ub=1.0))
     gains = np.array([run.gain for run in runs])
     found = milp(
-        -gains, integrality=np.ones(len(runs)), bounds=Bounds(0.0, 1.0), constraints=constraints
+        -gains,
+        integrality=np.ones(len(runs)),
+        bounds=Bounds(0.0, 1.0),
+        constraints=constraints,
+        options={"mip_rel_gap": 0.0},  # by default a ten-thousandth counts as proven
     )
     if found.status != 0:
         raise StateError(f"The optimum of an episode was not proven: {found.message}")

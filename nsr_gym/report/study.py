@@ -45,6 +45,13 @@ def summarise_study(
         }
         if baseline not in scores:
             raise DataError(f"The study of {environment} lacks {baseline!r}, the baseline.")
+        streams = {str(agent): set(one["seed"]) for agent, one in part.groupby("agent", sort=False)}
+        for agent, played in streams.items():
+            if played != streams[baseline]:
+                raise DataError(
+                    f"{agent} and {baseline} have not played the same streams of {environment}; "
+                    "run the study on."
+                )
         base = scores[baseline].mean(axis=0)
         for agent, matrix in scores.items():
             row: dict[str, Any] = {

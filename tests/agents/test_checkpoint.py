@@ -107,6 +107,34 @@ def test_a_loaded_controller_can_be_trained_on(tmp_path: Path) -> None:
     assert any((a != b).any() for a, b in zip(before, model.policy.parameters(), strict=True))
 
 
+def test_a_batch_size_is_fitted_only_where_a_rollout_is_cut_into_batches(tmp_path: Path) -> None:
+    for algorithm, kept in (("dqn", 48), ("ppo", None)):
+        chosen = {"batch_size": 48, "n_steps": 24 if algorithm == "ppo" else 1}
+        model = build_model(algorithm, environments(algorithm), **chosen)
+        save_controller(
+            model, tmp_path / algorithm, algorithm=algorithm, network="mlp",
+            hyperparameters=chosen, environment=LIVE, arguments=TINY, split="train",
+        )  # fmt: skip
+        loaded = load_model(tmp_path / algorithm, environments(algorithm, n=3))
+        assert loaded.batch_size == (kept or 72), "72 is the rollout of three environments"
+
+
+@pytest.mark.parametrize("name", ["n_steps", "batch_size"])
+@pytest.mark.parametrize("value", [0, "x", None, 1.5])
+def test_sizes_that_are_none_are_no_sizes_of_a_card(saved: Path, name: str, value: Any) -> None:
+    card = json.loads((saved / "controller.json").read_text())
+    card["hyperparameters"][name] = value
+    (saved / "controller.json").write_text(json.dumps(card))
+    with pytest.raises(FileFormatError, match=name):
+        load_model(saved, environments())
+
+
+def test_a_card_nested_without_end_is_damaged(saved: Path) -> None:
+    (saved / "controller.json").write_text("[" * 100_000)
+    with pytest.raises(FileFormatError, match="damaged"):
+        read_card(saved)
+
+
 def test_the_card_says_what_it_is(saved: Path) -> None:
     card = read_card(saved)
     assert (card.algorithm, card.network, card.split, card.steps) == ("ppo", "mlp", "train", 128)

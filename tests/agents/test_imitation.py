@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from nsr_gym.agents import training
 from nsr_gym.agents.algorithms import build_model
 from nsr_gym.agents.imitation import Demonstrations, demonstrate, imitate
 from nsr_gym.agents.training import TrainingConfig, train
@@ -69,6 +71,27 @@ def test_learners_that_cannot_imitate_say_so(shown: Demonstrations) -> None:
     model = build_model("recurrent-ppo", env, seed=0)
     with pytest.raises(InvalidValueError, match="RecurrentPPO"):
         imitate(model, shown, seed=0, epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "match"),
+    [({"algorithm": "dqn"}, "DQN"), ({"arguments": {"observation": "dict"}}, "observation='flat'")],
+)
+def test_they_say_so_before_the_rule_plays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chosen: dict[str, Any], match: str
+) -> None:
+    monkeypatch.setattr(training, "demonstrate", lambda *_, **__: pytest.fail("it played"))
+    config = TrainingConfig(
+        environment=ENV, steps=64, envs=8, eval_episodes=1, imitate="similarity-pin",
+        **({"hyperparameters": {}} | chosen),
+    )  # fmt: skip
+    with pytest.raises(InvalidValueError, match=match):
+        train(config, tmp_path)
+
+
+def test_validation_streams_are_never_shown() -> None:
+    with pytest.raises(InvalidValueError, match="validation streams"):
+        demonstrate("similarity-pin", ENV, ARGUMENTS, episodes=500_000, gamma=0.9)
 
 
 def test_training_goes_on_from_the_copy(tmp_path: Path) -> None:

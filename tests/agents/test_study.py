@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from nsr_gym.agents.study import (
     parse_controller,
     run_study,
 )
-from nsr_gym.errors import DataError, InvalidValueError, UnknownNameError
+from nsr_gym.errors import DataError, InvalidValueError, StateError, UnknownNameError
 from nsr_gym.report.study import summarise_study
 from nsr_gym.report.study_figure import draw_study
 
@@ -118,8 +119,33 @@ def test_intervals_are_wider_where_training_seeds_differ() -> None:
 def test_missing_streams_and_baselines_are_named(episodes: pd.DataFrame) -> None:
     with pytest.raises(DataError, match="has not played all streams"):
         summarise_study(episodes.iloc[1:])
+    first = (episodes["agent"] == "similarity-pin") & (episodes["seed"] == 0)
+    with pytest.raises(DataError, match=r"similarity-pin and similarity .* same streams"):
+        summarise_study(episodes[~first])
+    other = episodes["seed"].where(~first, 7)
+    with pytest.raises(DataError, match="same streams"):
+        summarise_study(episodes.assign(seed=other))
     with pytest.raises(DataError, match="lacks 'nearest'"):
         summarise_study(episodes, baseline="nearest")
+
+
+@pytest.mark.parametrize("arguments", [{"split": "train"}, {"reward": "post_task"}])
+def test_what_a_study_sets_itself_is_no_argument(arguments: dict[str, str]) -> None:
+    with pytest.raises(InvalidValueError, match=next(iter(arguments))):
+        controlled_study(arguments=arguments)
+
+
+def test_another_controller_in_the_same_place_is_not_taken_for_the_one_that_played(
+    small: Study, folder: Path, episodes: pd.DataFrame, tmp_path: Path
+) -> None:
+    shutil.copytree(folder / "controllers", tmp_path / "study" / "controllers")
+    pd.testing.assert_frame_equal(run_study(small, tmp_path / "study"), episodes)
+    places = sorted((tmp_path / "study" / "controllers").glob("*/seed-*/best"))
+    assert len(places) == 2
+    for file in ("controller.json", "controller.safetensors"):
+        shutil.copy(places[1] / file, places[0] / file)
+    with pytest.raises(StateError, match="another comparison"):
+        run_study(small, tmp_path / "study")
 
 
 def test_the_suites_study_covers_all_families() -> None:

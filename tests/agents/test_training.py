@@ -50,6 +50,31 @@ def test_a_controller_learns_and_its_best_score_is_that_of_the_oracle(tmp_path: 
     assert first < 0.9 * 16.0, "it did not know before"
 
 
+def test_an_unknown_device_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(InvalidValueError, match="got 'gpu7'"):
+        train(config(device="gpu7"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_scoring_leaves_the_generator_of_a_gpu_alone_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[Any]] = []
+    fork = torch.random.fork_rng
+
+    def fork_rng(devices: list[Any]) -> Any:
+        asked.append(devices)
+        return fork(devices=[])
+
+    monkeypatch.setattr(torch.random, "fork_rng", fork_rng)
+    validation = Validation(BLIND, {"split": "train"}, algorithm="ppo", episodes=1)
+    gpu = torch.device("cuda:0")
+    stand_in = types.SimpleNamespace(
+        device=gpu, predict=lambda seen, **_: (np.zeros(1, dtype=np.int64), None)
+    )
+    validation.score(stand_in)
+    validation.close()
+    assert asked == [[gpu]]
+
+
 def test_everything_about_a_run_is_written_down(tmp_path: Path) -> None:
     chosen = config(arguments={"num_tasks": 3, "cycles": 2})
     result = train(chosen, tmp_path)

@@ -15,11 +15,13 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file, save_file
 
+from nsr_gym.agents import training
 from nsr_gym.agents.algorithms import ALGORITHMS
 from nsr_gym.agents.training import TrainingConfig, TrainingResult, train
 from nsr_gym.agents.training_log import PROGRESS
 from nsr_gym.agents.training_run import STATE
 from nsr_gym.errors import FileFormatError, StateError
+from nsr_gym.files import TEMPORARY
 
 PAGING = "NSR/Paging-v0"
 LIVE, RECORDED = "NSR/CyclicDigits-v0", "NSR/CyclicDigitsRecorded-v0"
@@ -193,6 +195,34 @@ def test_a_finished_run_is_shown_and_not_repeated(tmp_path: Path) -> None:
     again = train(config(), tmp_path, progress=never)
     assert again == TrainingResult(folder=tmp_path, scores=first.scores, trained=0)
     assert all((controllers(tmp_path)[name] == part).all() for name, part in before.items())
+
+
+def test_what_another_process_finished_meanwhile_is_not_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Stopped):
+        train(config(), tmp_path, progress=stop_at(2 * SEGMENT))
+    build, results = training.build_model, []
+
+    def overtaken(*arguments: Any, **more: Any) -> Any:
+        monkeypatch.setattr(training, "build_model", build)
+        results.append(train(config(), tmp_path))
+        return build(*arguments, **more)
+
+    monkeypatch.setattr(training, "build_model", overtaken)
+    late = train(config(), tmp_path)
+    assert results[0].trained > 0
+    assert late.trained == 0
+    assert late.scores == results[0].scores
+
+
+def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        train(config(), tmp_path, progress=stop_at(2 * SEGMENT))
+    for part in (tmp_path, tmp_path / "best", tmp_path / "last"):
+        (part / f"{TEMPORARY}x").touch()
+    train(config(), tmp_path)
+    assert not list(tmp_path.rglob(f"{TEMPORARY}*"))
 
 
 def test_another_configuration_is_refused_and_the_difference_named(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from nsr_gym.envs import ContinualVectorEnv
 from nsr_gym.envs.recording import Recorder, RecordingPlan
 from nsr_gym.errors import FileFormatError, InvalidValueError, StateError
+from nsr_gym.files import TEMPORARY
 from nsr_gym.outcome_files import load_table, save_table
 from nsr_gym.outcomes import OutcomeTable, join_tables
 
@@ -84,6 +85,8 @@ def test_a_killed_recording_goes_on_and_ends_the_same(
         Recorder(small_env().engine, plan, tmp_path / "parts", stop).record()
     kept = sorted(path.name for path in (tmp_path / "parts").glob("*.safetensors"))
     assert kept
+    # What kill -9 leaves of a file that was being written.
+    (tmp_path / "parts" / f"{TEMPORARY}fresh-4.safetensors.x").touch()
     progress: list[int] = []
     recorder = Recorder(
         small_env().engine, plan, tmp_path / "parts", lambda done, total: progress.append(done)
@@ -124,7 +127,7 @@ def test_too_few_tasks_are_refused(tmp_path: Path, small_env: MakeEnv) -> None:
         Recorder(small_env().engine, RecordingPlan(), tmp_path)
 
 
-@pytest.mark.parametrize("damage", ["missing", "flipped", "card", "newer"])
+@pytest.mark.parametrize("damage", ["missing", "flipped", "card", "newer", "nested"])
 def test_damaged_tables_are_refused(table_folder: Path, tmp_path: Path, damage: str) -> None:
     folder = tmp_path / "table"
     shutil.copytree(table_folder, folder)
@@ -137,9 +140,24 @@ def test_damaged_tables_are_refused(table_folder: Path, tmp_path: Path, damage: 
         losses.write_bytes(content)
     elif damage == "card":
         card.write_text(card.read_text()[:-100])
+    elif damage == "nested":
+        card.write_text("[" * 100_000)
     else:
         card.write_text(json.dumps(json.loads(card.read_text()) | {"format": 2}))
     with pytest.raises(FileFormatError, match="record it again"):
+        load_table(folder)
+
+
+def test_a_card_with_other_sources_than_the_visits_is_refused(
+    table_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "table"
+    shutil.copytree(table_folder, folder)
+    content = json.loads((folder / "table.json").read_text())
+    first = content["provenance"]["sources"][0]
+    first[-1] = next(task for task in range(1, 4) if task not in first)
+    (folder / "table.json").write_text(json.dumps(content))
+    with pytest.raises(FileFormatError, match="other sources"):
         load_table(folder)
 
 
