@@ -34,9 +34,10 @@ bench: $(VENV)/.peft
 FAMILIES := permutation labels partial rotation
 tables: $(VENV)/.core
 	@for family in $(FAMILIES); do for split in train test; do \
-		rm -rf nsr_gym/tables/digits-$$family-$$split && \
+		name=digits-$$family-$$split; \
 		$(BIN)/nsr-gym record NSR/CyclicDigits-v0 --set tasks=$$family --set split=$$split \
-			--output nsr_gym/tables/digits-$$family-$$split || exit 1; done; done
+			--output build/tables/$$name && rm -rf nsr_gym/tables/$$name && \
+			mv build/tables/$$name nsr_gym/tables/$$name || exit 1; done; done
 
 # The trained controllers that ship with the package, from the hyper-parameter files, seed 0.
 controllers: $(VENV)/.core

@@ -25,7 +25,7 @@ from nsr_gym.evaluation.compare import Comparison, run
 from nsr_gym.evaluation.optimum import holding_optimum
 from nsr_gym.registry import register_agent
 
-OPTIMUM = "optimum"
+OPTIMUM = "holding optimum"
 _CONTROLLER = "nsr_gym.agents.controller:ControllerAgent"
 
 
@@ -188,11 +188,13 @@ def run_study(
         / _slug(kind, environment)
         / f"seed-{seed}"
         for kind in study.controllers
-        for environment in ((kind.environment,) if kind.environment else study.environments)
+        for environment in (
+            (kind.environment,) if kind.environment else map(_trained_in, study.environments)
+        )
         for seed in study.training_seeds
     }
     configs = [
-        (_config(study, kind, recorded_twin(environment, {}), seed), path)
+        (_config(study, kind, environment, seed), path)
         for (kind, environment, seed), path in runs.items()
     ]
     _train_all(configs, workers, say)
@@ -202,7 +204,7 @@ def run_study(
         arguments: dict[str, dict[str, Any]] = {}
         for kind in study.controllers:
             for seed in study.training_seeds:
-                path = runs[kind, kind.environment or environment, seed]
+                path = runs[kind, kind.environment or _trained_in(environment), seed]
                 # By content: what another controller has played is never taken for this one's.
                 content = read_card(path / BEST).sha256[:8]
                 name = f"{_slug(kind, kind.environment or environment)}.{seed}.{content}"
@@ -226,6 +228,11 @@ def run_study(
         if environment in study.optimum:
             frames.append(_optimum(study, environment))
     return pd.concat(frames, ignore_index=True)
+
+
+def _trained_in(environment: str) -> str:
+    """Return where controllers for an environment are trained, live and recorded ones the same."""
+    return recorded_twin(environment, {})
 
 
 def parse_controller(text: str) -> Trained:

@@ -20,7 +20,9 @@ class CappedDigitsEnv(DigitsEnv):
     A perfect policy fills the bank with K tasks and then discards: on every return it recalls and
     updates the tasks that it holds and learns the others afresh at full rank without reserving
     them, so that K of M visits are warm. Which tasks it holds hardly matters (all are
-    permutations of the same pixels, about as hard); that it does not exchange them does.
+    permutations of the same pixels, about as hard); that it does not exchange them does. What is
+    left to gain beside that is a visit that begins from another task's entry where that fits
+    better than fresh directions do.
 
     ## Action Space
 

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 from nsr_gym.envs.dynamics import Ints, Visits
 from nsr_gym.envs.live import LiveDynamics
 from nsr_gym.errors import InvalidValueError, StateError
+from nsr_gym.evaluation.compare import installation
 from nsr_gym.files import TEMPORARY, write_whole
 from nsr_gym.learning.adapters import Adapters
 from nsr_gym.outcomes import OutcomeTable
@@ -141,12 +142,14 @@ class Recorder:
             "plan": {f.name: _plain(getattr(plan, f.name)) for f in fields(plan)},
             "settings": self._settings(),
             "ranks": list(self.ranks),
+            "installation": installation(),
         }
         note = parts / _NOTE
         if note.exists():
             if json.loads(note.read_text()) != asked:
                 raise StateError(
-                    f"{parts} holds parts of another recording; remove it or choose another output."
+                    f"{parts} holds parts of another recording, or of one by another installation; "
+                    "remove it or choose another output."
                 )
         else:
             write_whole(note, lambda file: file.write_text(json.dumps(asked)))

@@ -54,6 +54,7 @@ def study(
     """
     from nsr_gym.agents.study import (
         CONTROLLERS,
+        OPTIMUM,
         controlled_study,
         parse_controller,
         run_study,
@@ -87,7 +88,7 @@ def study(
         episodes = run_study(
             chosen, folder, workers=workers, note=lambda _, done, total: show(done, total)
         )
-    summary = summarise_study(episodes, references=("oracle", "oracle-pin", "optimum"))
+    summary = summarise_study(episodes, references=("oracle", "oracle-pin", OPTIMUM))
     names = "" if family is None else "-" + "-".join(sorted(name.lower() for name in family))
     label = f"{names}{'-live' if dynamics == 'live' else ''}{settings_suffix(arguments)}"
     files = folder / f"study{label}.csv", folder / f"episodes{label}.csv"

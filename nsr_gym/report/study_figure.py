@@ -32,7 +32,7 @@ def study_figure(summary: pd.DataFrame, *, reward: str) -> Figure:
         rows = summary[summary["environment"] == environment].iloc[::-1].reset_index(drop=True)
         for place, row in rows.iterrows():
             learned = row["trained"] > 0
-            known = str(row["agent"]).startswith(("oracle", "optimum"))
+            known = str(row["agent"]).startswith(("oracle", "holding"))
             colour = PALETTE[1] if learned else VISIT_COLOUR if known else PALETTE[0]
             axes.plot(
                 [row["value_low"], row["value_high"]], [place, place], color=colour, linewidth=1.6
