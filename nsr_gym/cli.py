@@ -12,7 +12,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from nsr_gym.cli_controllers import controllers_for
+from nsr_gym.cli_controllers import controllers_for, saved_controllers
 from nsr_gym.cli_recorded import fidelity, record
 from nsr_gym.cli_regret import regret
 from nsr_gym.cli_shared import (
@@ -89,6 +89,17 @@ def compare(
     agent: Annotated[
         list[str] | None, typer.Option(help="Agent; repeatable. (all that play it)")
     ] = None,
+    controller: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of a saved controller that plays too; repeatable."),
+    ] = None,
+    trust_pickle: Annotated[
+        bool,
+        typer.Option(
+            "--trust-pickle",
+            help="Let --controller be a zip of Stable-Baselines3, which may run any code.",
+        ),
+    ] = False,
     seeds: Annotated[int, typer.Option(help="Number of episodes (seeds) for each agent.")] = 10,
     first_seed: Annotated[
         int, typer.Option(help="The seeds are FIRST_SEED, FIRST_SEED+1, ...")
@@ -120,7 +131,8 @@ def compare(
     for environment in environments:
         check_environment(environment)
     arguments = {"split": split} | parse_settings(set_ or [])
-    agents = tuple(agent or default_agents(environments, arguments))
+    saved = saved_controllers(controller or [], trust_pickle=trust_pickle)
+    agents = (*(agent or default_agents(environments, arguments)), *saved)
     chosen = Comparison(
         environments=environments,
         agents=agents,
@@ -130,7 +142,7 @@ def compare(
     )
     check_reference(reference, chosen.agents)
     trained = controllers_for(environments, agents, arguments, runs)
-    chosen = replace(chosen, agent_arguments=trained)
+    chosen = replace(chosen, agent_arguments=trained | saved)
     folder = runs / name
     with progress_bars(len(chosen.cells())) as advance:
         table = run(chosen, folder, workers=workers, progress=advance)

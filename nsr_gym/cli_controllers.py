@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from nsr_gym.cli_shared import errors
+from nsr_gym.errors import InvalidValueError
 from nsr_gym.registration import environment_access, environment_family
+from nsr_gym.registry import register_agent
 
 LEARNED = "ppo"
 """The agent that stands for learned controllers in comparisons."""
@@ -40,6 +42,40 @@ def controllers_for(
             if folder is not None:
                 folders[environment.rpartition(":")[2]] = str(folder)
     return {LEARNED: {"folders": folders}} if folders else {}
+
+
+def saved_controllers(paths: Iterable[Path], *, trust_pickle: bool) -> dict[str, dict[str, Any]]:
+    """Register saved controllers as agents.
+
+    Args:
+        paths: folders that `nsr-gym train` wrote; with `trust_pickle` also zips of
+            Stable-Baselines3.
+        trust_pickle: whether such a zip may be loaded, which runs whatever code is in it.
+
+    Returns:
+        Agent (named after its folder and the one above, as in `seed-0/best`) -> arguments of
+        its constructor.
+
+    Raises:
+        FileNotFoundError: there is nothing at a path.
+        InvalidValueError: two paths would have one name.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for path in paths:
+        if not path.exists():
+            raise FileNotFoundError(f"There is no controller at {path}; expected its folder.")
+        name = "/".join(path.absolute().parts[-2:])
+        if name in found:
+            raise InvalidValueError(
+                f"Expected controllers with different names; two are called {name!r}. Copy one to "
+                "a folder of another name."
+            )
+        register_agent(
+            name, "nsr_gym.agents.controller:ControllerAgent", access="bank",
+            summary="a saved controller", plays={"live": {}}, by_default=False,
+        )  # fmt: skip
+        found[name] = {"folder": str(path), "trust_pickle": trust_pickle}
+    return found
 
 
 def _trained(environment: str, arguments: Mapping[str, Any], runs: Path) -> Path | None:

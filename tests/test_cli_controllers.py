@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from nsr_gym import cli_controllers
+from nsr_gym import cli_controllers, registry
 from nsr_gym.agents import training
+from nsr_gym.agents.controller import shipped_folder
 from nsr_gym.cli import main
 from nsr_gym.cli_controllers import controllers_for
 
@@ -72,3 +75,53 @@ def test_compare_trains_once_where_none_fits_and_plays_it(
     assert trainings[1] == trainings[0]  # the same folder, where it is finished already
     assert folder.is_relative_to(tmp_path / "controllers")
     assert cli_controllers.LEARNED == "ppo"
+
+
+class _Marker:
+    """Unpickling it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def compare_controller(monkeypatch: pytest.MonkeyPatch, runs: Path, *more: str) -> int:
+    monkeypatch.setattr(registry, "_AGENTS", dict(registry._AGENTS))
+    command = [
+        "nsr-gym", "compare", "--runs", str(runs), "--seeds", "2", "--agent", "oracle", "--workers",
+        "1", "--env", "NSR/CyclicDigitsRecorded-v0", "--set", "num_tasks=2", "--set", "cycles=2",
+    ]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", [*command, *more])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    return int(stopped.value.code or 0)
+
+
+def test_somebody_elses_controller_plays_by_its_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = shipped_folder(CYCLIC)
+    assert compare_controller(monkeypatch, tmp_path, "--controller", str(folder)) == 0
+    table = pd.read_parquet(tmp_path / "compare" / "visits.parquet")
+    assert set(table["agent"]) == {"oracle", "trained/cyclic-digits-ppo"}
+
+
+def test_a_zip_is_refused_and_nothing_in_it_runs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    marker, crafted = tmp_path / "marker", tmp_path / "model.zip"
+    with zipfile.ZipFile(crafted, "w") as archive:
+        archive.writestr("data", pickle.dumps(_Marker(marker)))
+    assert compare_controller(monkeypatch, tmp_path / "runs", "--controller", str(crafted)) == 2
+    assert "--trust-pickle" in capsys.readouterr().err
+    assert not marker.exists()
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_path_that_is_not_there_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compare_controller(monkeypatch, tmp_path, "--controller", str(tmp_path / "no")) == 2
+    assert "There is no controller" in capsys.readouterr().err
