@@ -45,7 +45,8 @@ def record(
     """
     import gymnasium as gym
 
-    from nsr_gym.envs.recording import Recorder, RecordingPlan
+    from nsr_gym.envs.recording import Recorder
+    from nsr_gym.envs.recording_plan import RecordingPlan
     from nsr_gym.evaluation.compare import check_environment, installation
     from nsr_gym.outcome_files import CARD, save_table
 

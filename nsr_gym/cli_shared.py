@@ -17,6 +17,7 @@ from nsr_gym.registry import AgentSpec, agent_specs, make_agent
 
 if TYPE_CHECKING:
     import pandas as pd
+    from rich.progress import Progress
 
     from nsr_gym.evaluation.results import Results
 
@@ -29,9 +30,12 @@ LIVE_REFERENCE = "oracle"
 EXACT_REFERENCE = "history-aware"
 
 
-@contextmanager
-def progress_bars(cells: int) -> Iterator[Callable[[int, int], None]]:
-    """Show how many cells and visits are done; yields what `run` takes as `progress`."""
+def bars(*more: str) -> Progress:
+    """Return a display of progress on stderr: name, bar, count and times of each task.
+
+    Args:
+        *more: columns behind these, as rich's `TextColumn` takes them.
+    """
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -41,11 +45,17 @@ def progress_bars(cells: int) -> Iterator[Callable[[int, int], None]]:
         TimeRemainingColumn,
     )
 
-    columns = (
+    return Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-        TimeElapsedColumn(), TimeRemainingColumn(),
+        TimeElapsedColumn(), TimeRemainingColumn(), *map(TextColumn, more),
+        console=errors, transient=True,
     )  # fmt: skip
-    with Progress(*columns, console=errors, transient=True) as progress:
+
+
+@contextmanager
+def progress_bars(cells: int) -> Iterator[Callable[[int, int], None]]:
+    """Show how many cells and visits are done; yields what `run` takes as `progress`."""
+    with bars() as progress:
         cell_bar = progress.add_task("cells", total=cells)
         visit_bar = progress.add_task("visits", total=None)
 
@@ -59,20 +69,7 @@ def progress_bars(cells: int) -> Iterator[Callable[[int, int], None]]:
 @contextmanager
 def counting_bar(what: str) -> Iterator[Callable[[int, int | None], None]]:
     """Show a count; yields a function of how many are done and of how many, None if unknown."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-        TimeElapsedColumn(), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=errors, transient=True) as progress:
+    with bars() as progress:
         bar = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(bar, completed=done, total=total)
 

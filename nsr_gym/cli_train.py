@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from nsr_gym.cli_shared import check_name, console, errors, parse_settings, seed_range
+from nsr_gym.cli_shared import bars, check_name, console, errors, parse_settings, seed_range
 from nsr_gym.errors import InvalidValueError
 
 if TYPE_CHECKING:
@@ -110,26 +110,13 @@ def training_progress(title: str) -> Iterator[Progress]:
     if not errors.is_terminal:
         yield lambda steps, total, score: _line(title, steps, total, score)
         return
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-        TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[score]}"),
-    )  # fmt: skip
-    with Progress(*columns, console=errors, transient=True) as bars:
-        bar = bars.add_task(title, total=None, score="")
+    with bars("{task.fields[score]}") as shown:
+        bar = shown.add_task(title, total=None, score="")
 
         def advance(steps: int, total: int, score: Mapping[str, float] | None) -> None:
-            bars.update(bar, completed=steps, total=total)
+            shown.update(bar, completed=steps, total=total)
             if score is not None:
-                bars.update(bar, score=f"validation return {score['return']:.3f}")
+                shown.update(bar, score=f"validation return {score['return']:.3f}")
 
         yield advance
 

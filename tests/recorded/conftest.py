@@ -11,7 +11,8 @@ import pytest
 from nsr_gym.backbones.pretrain import digits_backbone
 from nsr_gym.datasets.digits import digits_pool
 from nsr_gym.envs import ContinualVectorEnv
-from nsr_gym.envs.recording import Recorder, RecordingPlan
+from nsr_gym.envs.recording import Recorder
+from nsr_gym.envs.recording_plan import RecordingPlan
 from nsr_gym.outcome_files import load_table, save_table
 from nsr_gym.outcomes import OutcomeTable
 

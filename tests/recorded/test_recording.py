@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 
 from nsr_gym.envs import ContinualVectorEnv
-from nsr_gym.envs.recording import Recorder, RecordingPlan
+from nsr_gym.envs.recording import Recorder
+from nsr_gym.envs.recording_plan import RecordingPlan
 from nsr_gym.errors import FileFormatError, InvalidValueError, StateError
 from nsr_gym.files import TEMPORARY
 from nsr_gym.outcome_files import load_table, save_table
