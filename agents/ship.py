@@ -21,7 +21,8 @@ from nsr_gym.evaluation.rollout import play
 from nsr_gym.files import write_whole
 
 SHIPPED = ("Cyclic", "Capped", "Aliased", "Budget", "Related", "Mixed")
-_EVERY = {"Mixed": 65_536}
+_VALIDATION = {"Mixed": {"eval_every": 65_536, "eval_episodes": 128}}
+"""Where episodes differ most, the choice of the best takes more of them."""
 CARD_SEEDS = tuple(range(20))
 """Streams of the test split whose mean reward stands in the card."""
 
@@ -57,9 +58,7 @@ def held_out(folder: Path) -> dict[str, Any]:
 def ship(name: str, runs: Path) -> Path:
     """Train a controller and put it among those of the suite; returns its folder."""
     environment = f"NSR/{name}DigitsRecorded-v0"
-    config = TrainingConfig.from_files(
-        environment, network="pointer", eval_every=_EVERY.get(name), eval_episodes=128
-    )
+    config = TrainingConfig.from_files(environment, network="pointer", **_VALIDATION.get(name, {}))
     result = train(config, runs / name, progress=_say)
     folder = TRAINED / f"{name.lower()}-digits-ppo"
     folder.mkdir(parents=True, exist_ok=True)
