@@ -21,7 +21,7 @@ from nsr_gym.evaluation.rollout import play
 from nsr_gym.files import write_whole
 
 SHIPPED = ("Cyclic", "Capped", "Aliased", "Budget", "Related", "Mixed")
-_VALIDATION = {"Mixed": {"eval_every": 65_536, "eval_episodes": 128}}
+_VALIDATION: dict[str, dict[str, Any]] = {"Mixed": {"eval_every": 65_536, "eval_episodes": 128}}
 """Where episodes differ most, the choice of the best takes more of them."""
 CARD_SEEDS = tuple(range(20))
 """Streams of the test split whose mean reward stands in the card."""
