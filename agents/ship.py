@@ -19,8 +19,9 @@ from nsr_gym.agents.foreign import CARD
 from nsr_gym.agents.training import BEST, TrainingConfig, train
 from nsr_gym.evaluation.rollout import play
 from nsr_gym.files import write_whole
+from nsr_gym.registration import DIGITS
 
-SHIPPED = ("Cyclic", "Capped", "Aliased", "Budget", "Related", "Mixed")
+SHIPPED = tuple(DIGITS)
 _VALIDATION: dict[str, dict[str, Any]] = {"Mixed": {"eval_every": 65_536, "eval_episodes": 128}}
 """Where episodes differ most, the choice of the best takes more of them."""
 CARD_SEEDS = tuple(range(20))

@@ -23,10 +23,10 @@ from nsr_gym.agents.training import BEST, TrainingConfig, recorded_twin, train
 from nsr_gym.errors import InvalidValueError, unknown
 from nsr_gym.evaluation.compare import Comparison, run
 from nsr_gym.evaluation.optimum import holding_optimum
-from nsr_gym.registry import register_agent
+from nsr_gym.registration import DIGITS
+from nsr_gym.registry import register_controller
 
 OPTIMUM = "holding optimum"
-_CONTROLLER = "nsr_gym.agents.controller:ControllerAgent"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +110,7 @@ CONTROLLERS = (
     Trained(algorithm="maskable-ppo", network="pointer"),
     Trained(algorithm="recurrent-ppo", network="mlp"),
 )
-FAMILIES = ("Cyclic", "Capped", "Aliased", "Budget", "Related", "Mixed")
+FAMILIES = tuple(DIGITS)
 _WITH_OPTIMUM = ("Capped", "Budget")
 """Families where what to hold is most of what there is to decide. The optimum leaves warm starts
 from other tasks out, so that whoever finds good ones can lie above it."""
@@ -178,8 +178,7 @@ def run_study(
 
     Returns:
         A row for each environment, agent, training seed (-1 for rules) and stream: `value` (mean
-        reward of a visit), `tries` and the columns `environment`, `agent`, `access`, `trained`,
-        `seed`.
+        reward of a visit) and the columns `environment`, `agent`, `access`, `trained`, `seed`.
     """
     say = note or (lambda stage, done, total: None)
     runs = {
@@ -208,9 +207,7 @@ def run_study(
                 # By content: what another controller has played is never taken for this one's.
                 content = read_card(path / BEST).sha256[:8]
                 name = f"{_slug(kind, kind.environment or environment)}.{seed}.{content}"
-                register_agent(
-                    name, _CONTROLLER, access="bank", summary=kind.name, plays={"live": {}}
-                )
+                register_controller(name, summary=kind.name)
                 names[name] = kind.name, seed
                 arguments[name] = {"folder": str(path / BEST)}
         comparison = Comparison(

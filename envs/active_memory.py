@@ -10,7 +10,14 @@ from nsr_gym.envs.config import VisitConfig
 from nsr_gym.envs.dynamics import Arrival, Floats, Ints, Visits
 from nsr_gym.envs.layout import ObservationLayout
 from nsr_gym.envs.live import LiveDynamics
-from nsr_gym.envs.memory import DISCARD, UPDATE, Bools, Limits, Progress
+from nsr_gym.envs.memory import (
+    DISCARD,
+    UPDATE,
+    Bools,
+    Limits,
+    Progress,
+    masks_without_bank,
+)
 from nsr_gym.learning.adapters import Adapters
 
 _EMPTY = -1
@@ -80,10 +87,7 @@ class ActiveMemory:
     def masks(self, rows: Ints) -> Bools:
         """Return which values each action component may take; there is nothing to recall."""
         config = self._config
-        mask = np.ones((len(rows), config.view_size + 1 + len(config.ranks) + 3), dtype=bool)
-        mask[:, 1 : config.view_size + 1] = False
-        mask[:, -1] = False
-        return mask
+        return masks_without_bank(len(rows), config.view_size, len(config.ranks))
 
     def visit(self, visits: Visits, actions: Ints) -> tuple[Ints, Floats]:
         """Carry out actions (n, 3); return the executed ones and the accuracies (n, L + 1)."""

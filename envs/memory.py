@@ -47,6 +47,14 @@ class Limits:
     capacity_bytes: Ints
 
 
+def masks_without_bank(n: int, view_size: int, num_ranks: int) -> Bools:
+    """Return which values each action component may take, (n, S + 1 + Q + 3): no recall, no add."""
+    mask = np.ones((n, view_size + 1 + num_ranks + 3), dtype=bool)
+    mask[:, 1 : view_size + 1] = False
+    mask[:, -1] = False
+    return mask
+
+
 class Memory(Protocol):
     """Holds knowledge for E episodes and carries out actions on it."""
 

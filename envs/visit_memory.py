@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from nsr_gym.envs.config import VisitConfig
 from nsr_gym.envs.dynamics import Arrival, Dynamics, Floats, Ints, Visits
 from nsr_gym.envs.layout import ObservationLayout
-from nsr_gym.envs.memory import UPDATE, Bools, Limits, Progress
+from nsr_gym.envs.memory import UPDATE, Bools, Limits, Progress, masks_without_bank
 
 
 class VisitMemory:
@@ -38,10 +38,7 @@ class VisitMemory:
     def masks(self, rows: Ints) -> Bools:
         """Return which values each action component may take; there is nothing to recall."""
         config = self._config
-        mask = np.ones((len(rows), config.view_size + 1 + len(config.ranks) + 3), dtype=bool)
-        mask[:, 1 : config.view_size + 1] = False
-        mask[:, -1] = False
-        return mask
+        return masks_without_bank(len(rows), config.view_size, len(config.ranks))
 
     def masks_for(self, arrival: Arrival) -> Bools:
         """Return the same as `masks` for tasks that would arrive."""

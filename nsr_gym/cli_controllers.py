@@ -11,7 +11,7 @@ from typing import Any
 from nsr_gym.cli_shared import errors
 from nsr_gym.errors import InvalidValueError
 from nsr_gym.registration import environment_access, environment_family
-from nsr_gym.registry import register_agent
+from nsr_gym.registry import register_controller
 
 LEARNED = "ppo"
 """The agent that stands for learned controllers in comparisons."""
@@ -70,10 +70,7 @@ def saved_controllers(paths: Iterable[Path], *, trust_pickle: bool) -> dict[str,
                 f"Expected controllers with different names; two are called {name!r}. Copy one to "
                 "a folder of another name."
             )
-        register_agent(
-            name, "nsr_gym.agents.controller:ControllerAgent", access="bank",
-            summary="a saved controller", plays={"live": {}}, by_default=False,
-        )  # fmt: skip
+        register_controller(name, summary="a saved controller")
         found[name] = {"folder": str(path), "trust_pickle": trust_pickle}
     return found
 

@@ -12,15 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nsr_gym.datasets.digits import MIXED
 from nsr_gym.errors import InvalidValueError, StateError, unknown
 from nsr_gym.pools import PoolRecord
 from nsr_gym.tasks import check_split
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
-
-SHIPPED = ("permutation", "labels", "partial", "rotation")
-"""Families of digits whose tables ship with the package; `"mixed"` is all of them in this order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,9 +212,9 @@ def shipped_table(tasks: str, split: str) -> OutcomeTable:
 
     check_split(split)
     if tasks == "mixed":
-        return join_tables([shipped_table(one, split) for one in SHIPPED], "digits-mixed")
-    if tasks not in SHIPPED:
-        raise unknown("recorded family of tasks", tasks, (*SHIPPED, "mixed"))
+        return join_tables([shipped_table(one, split) for one in MIXED], "digits-mixed")
+    if tasks not in MIXED:
+        raise unknown("recorded family of tasks", tasks, (*MIXED, "mixed"))
     folder = Path(str(resources.files("nsr_gym"))) / "tables" / f"digits-{tasks}-{split}"
     if not folder.is_dir():
         raise StateError(

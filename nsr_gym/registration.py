@@ -58,7 +58,7 @@ def _access(arguments: Mapping[str, Any]) -> tuple[str, ...]:
     return RECORDED_ACCESS if arguments.get("dynamics") == "recorded" else ACCESS
 
 
-_DIGITS = {
+DIGITS = {
     "Cyclic": "recurring tasks on real handwritten digits",
     "Capped": "digits, and a bank with room for half of the tasks: what to keep",
     "Aliased": "digits whose labels are permuted: similarity misleads",
@@ -66,6 +66,7 @@ _DIGITS = {
     "Related": "rotated digits: warm starts from other tasks help new ones",
     "Mixed": "digits; each episode draws its family, tasks, order, bank and noise",
 }
+"""Environments on digits, each live and recorded: name in the id -> what it is about."""
 
 
 ENVIRONMENTS: dict[str, EnvironmentSpec] = {
@@ -73,7 +74,7 @@ ENVIRONMENTS: dict[str, EnvironmentSpec] = {
         f"NSR/{name}Digits-v0": _spec(
             f"{name.lower()}_digits:{name}Digits", "live", f"{summary}, adapters trained live"
         )
-        for name, summary in _DIGITS.items()
+        for name, summary in DIGITS.items()
     },
     **{
         f"NSR/{name}DigitsRecorded-v0": _spec(
@@ -82,7 +83,7 @@ ENVIRONMENTS: dict[str, EnvironmentSpec] = {
             f"{summary}, outcomes looked up",
             dynamics="recorded",
         )
-        for name, summary in _DIGITS.items()
+        for name, summary in DIGITS.items()
     },
     "NSR/BlindAllocation-v0": _spec(
         "blind_allocation:BlindAllocation",

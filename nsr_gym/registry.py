@@ -98,6 +98,21 @@ def register_agent(
     _AGENTS[name] = spec
 
 
+def register_controller(name: str, *, summary: str) -> None:
+    """Make a saved controller known by name; its folder is an argument of the agent.
+
+    Raises:
+        InvalidValueError: the name stands for another agent already.
+    """
+    register_agent(
+        name,
+        "nsr_gym.agents.controller:ControllerAgent",
+        access="bank",
+        summary=summary,
+        by_default=False,
+    )
+
+
 def agent_spec(name: str) -> AgentSpec:
     """Look an agent up.
 
