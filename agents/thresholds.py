@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -24,11 +24,14 @@ class Thresholds:
         rank_cuts: (Q - 1,) losses of the bare backbone in nats, ascending: how many of them a
             task reaches is the index of the rank that it is worth. Empty where there is nothing
             to be saved.
+        scores: the same for scores in [0, 1] of other kinds, by the name of the router, or
+            `"novelty/<bank>"` for the novelty above which no entry does.
     """
 
     similarity: float
     trial_loss: float
     rank_cuts: tuple[float, ...] = ()
+    scores: Mapping[str, float] = field(default_factory=dict)
 
 
 def thresholds(env: Any) -> Thresholds:
@@ -55,6 +58,35 @@ def similarity_threshold(env: Any, given: float | None) -> float:
     value = thresholds(env).similarity if given is None else given
     if not -1.0 <= value <= 1.0:
         raise InvalidValueError(f"Expected a threshold in [-1, 1]; got {given!r}.")
+    return value
+
+
+def score_threshold(env: Any, name: str, given: float | None, default: float) -> float:
+    """Return a rule's threshold of a score: the given one, else the calibrated, else the default.
+
+    Args:
+        env: the environment.
+        name: of the score, a key of `Thresholds.scores`.
+        given: in [0, 1], or None.
+        default: where none was calibrated for the environment's pool of tasks.
+
+    Raises:
+        InvalidValueError: the given one lies outside [0, 1].
+    """
+    if given is not None:
+        return share("threshold", given)
+    found = _table().get(env.unwrapped.engine.pool_name)
+    return default if found is None else found.scores.get(name, default)
+
+
+def share(name: str, value: float) -> float:
+    """Return the value of an argument `name` that is to be a share.
+
+    Raises:
+        InvalidValueError: it lies outside [0, 1].
+    """
+    if not 0.0 <= value <= 1.0:
+        raise InvalidValueError(f"Expected {name} in [0, 1]; got {value!r}.")
     return value
 
 
@@ -94,7 +126,10 @@ def _table() -> dict[str, Thresholds]:
     text = (resources.files("nsr_gym.agents") / THRESHOLDS_FILE).read_text()
     return {
         pool: Thresholds(
-            entry["similarity"], entry["trial_loss"], tuple(entry.get("rank_cuts", ()))
+            entry["similarity"],
+            entry["trial_loss"],
+            tuple(entry.get("rank_cuts", ())),
+            {name: cut["threshold"] for name, cut in entry.get("scores", {}).items()},
         )
         for pool, entry in json.loads(text).items()
     }

@@ -29,6 +29,7 @@ from nsr_gym.datasets.digits import digits_pool
 from nsr_gym.learning.adapters import Adapters
 from nsr_gym.learning.data import TaskData
 from nsr_gym.learning.learner import LearnerConfig, LoRALearner
+from nsr_gym.learning.visit import Visit
 
 RANK = 8
 GEMM_SIDES = (256, 512, 1024, 2048)
@@ -58,7 +59,7 @@ class Visits:
         fresh = Adapters.zeros(backbone.sites, n, RANK)
         for _, down in fresh.factors.values():
             down.copy_(torch.randn(down.shape, generator=rng) * 2.0 / down.shape[-1] ** 0.5)
-        start, _ = learner.learn(data, tasks, fresh, first)
+        start, _ = learner.learn(data, Visit(tasks=tasks, start=fresh, batches=first))
         return cls(learner=learner, data=data, tasks=tasks, start=start, batches=batches)
 
     def __len__(self) -> int:
@@ -68,7 +69,8 @@ class Visits:
         """Do all visits in one batch; return the accuracies (n, L + 1)."""
         recalled = torch.ones(len(self), dtype=torch.bool)
         return self.learner.learn(
-            self.data, self.tasks, self.start, self.batches, recalled=recalled
+            self.data,
+            Visit(tasks=self.tasks, start=self.start, batches=self.batches, recalled=recalled),
         )[1]
 
 

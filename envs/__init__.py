@@ -29,6 +29,7 @@ _EXPORTS = {
     "RecordedVectorEnv": "replay",
     "RelatedDigitsEnv": "related_digits",
     "RelatedDigitsVectorEnv": "related_digits",
+    "Routed": "routed",
     "SB3VecEnv": "sb3",
     "UntilRecoveredEnv": "until_recovered",
     "UntilRecoveredVectorEnv": "until_recovered",
@@ -36,6 +37,7 @@ _EXPORTS = {
     "check_vector_env": "checking",
     "make_sb3_env": "sb3",
     "mask_parts": "single",
+    "routed_accuracy": "routed",
 }
 
 __all__ = sorted(_EXPORTS)

@@ -130,7 +130,7 @@ class ActiveMemory:
     def nbytes(self, rows: Ints) -> Ints:
         """Return the adapter's bytes, (n,), and those of the scratch copy of a reverted visit."""
         held = (self._born[rows] != _EMPTY).sum(axis=1) * self._persistent
-        return self._dynamics.factor_bytes(held + self._scratch[rows])
+        return self._dynamics.adapter_bytes(held + self._scratch[rows])
 
     def describe(self, row: int) -> list[str]:
         """Return which visit each direction of the adapter was learned in."""

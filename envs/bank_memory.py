@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,8 +13,17 @@ from nsr_gym.bank.bank import NO_LIMIT
 from nsr_gym.envs.cache import EntryCache
 from nsr_gym.envs.config import VisitConfig
 from nsr_gym.envs.dynamics import Arrival, Dynamics, Floats, Ints, Visits
-from nsr_gym.envs.layout import GLOBAL_FIELDS, TASK_FIELDS, VIEW_FIELDS, ObservationLayout
+from nsr_gym.envs.finding import Finder, Found, SimilarityFinder
+from nsr_gym.envs.layout import (
+    GLOBAL_FIELDS,
+    SIGNAL_FIELDS,
+    TASK_FIELDS,
+    VIEW_FIELDS,
+    ObservationLayout,
+)
 from nsr_gym.envs.memory import ADD, DISCARD, UPDATE, Bools, Limits, Progress
+
+Signals = Callable[[Arrival, TaskKnowledgeBank, Ints], dict[str, Floats]]
 
 
 class BankMemory:
@@ -22,8 +34,24 @@ class BankMemory:
         layout: of the observations.
     """
 
-    def __init__(self, dynamics: Dynamics, config: VisitConfig, num_episodes: int) -> None:
-        self._dynamics, self._config = dynamics, config
+    def __init__(
+        self,
+        dynamics: Dynamics,
+        config: VisitConfig,
+        num_episodes: int,
+        finder: Callable[[TaskKnowledgeBank], Finder] = SimilarityFinder,
+        signals: Signals | None = None,
+    ) -> None:
+        """Make empty banks.
+
+        Args:
+            dynamics: what happens inside a visit.
+            config: the arguments.
+            num_episodes: E.
+            finder: builds what finds entries in the bank.
+            signals: gives the fields of `SIGNAL_FIELDS` for arrivals and slots in view (n, S).
+        """
+        self._dynamics, self._config, self._signals = dynamics, config, signals
         store = dynamics.store()
         self.bank = TaskKnowledgeBank(
             embedding_dim=dynamics.embedding_dim,
@@ -32,16 +60,24 @@ class BankMemory:
             store=store,
             tags=("task", "refined", *dynamics.tags),
         )
+        self.finder = finder(self.bank)
         sizes = dict.fromkeys(VIEW_FIELDS, config.view_size) | dict.fromkeys(GLOBAL_FIELDS, 1)
+        if not isinstance(self.finder, SimilarityFinder):
+            sizes |= {"route_backbone": 1}
+        if signals is not None:
+            sizes |= dict(zip(SIGNAL_FIELDS, (len(config.ranks), 1, 1), strict=True))
         if config.observe_task_id:
             sizes |= dict(zip(TASK_FIELDS, (config.view_size, 1), strict=True))
         self.layout = ObservationLayout(sizes, dynamics.pool.num_classes, config.ranks)
         least = store.entry_bytes(np.array([config.ranks[0]]))
+        shared = store.shared_bytes(np.array([1]))
+        self._shared_bytes = int(sum(part[0] for part in shared.values()))
         self._least_bytes = int(sum(part[0] for part in least.values()))
         self._least_bytes += self.bank.embedding.itemsize * dynamics.embedding_dim
         self._losses = EntryCache(num_episodes, len(dynamics.pool))
         self._accuracies = EntryCache(num_episodes, len(dynamics.pool))
         self._view = np.full((num_episodes, config.view_size), -1, dtype=np.int64)
+        self._weights: Floats = np.zeros((num_episodes, 0))
         self._embedding = np.zeros((num_episodes, dynamics.embedding_dim), dtype=np.float32)
         self._horizon = np.ones(num_episodes, dtype=np.int64)
         self._ranks = np.array(config.ranks, dtype=np.int64)
@@ -50,16 +86,15 @@ class BankMemory:
         """Forget everything about episodes that start anew."""
         self._horizon[rows] = limits.visits
         self.bank.clear(rows=rows)
+        self.finder.begin(rows)
         self.bank.limit(rows=rows, capacity=limits.capacity, capacity_bytes=limits.capacity_bytes)
 
     def observe(self, arrival: Arrival, progress: Progress) -> NDArray[np.float32]:
         """Return what a policy sees of tasks that arrive, (n, size); changes nothing."""
-        return self._observe(arrival, progress, *self._viewed(arrival))
+        return self._observe(arrival, progress, self._viewed(arrival))
 
-    def _observe(
-        self, arrival: Arrival, progress: Progress, slots: Ints, similarity: Floats
-    ) -> NDArray[np.float32]:
-        config, bank, layout = self._config, self.bank, self.layout
+    def _observe(self, arrival: Arrival, progress: Progress, found: Found) -> NDArray[np.float32]:
+        config, bank, layout, slots = self._config, self.bank, self.layout, found.slots
         rows, held = arrival.visits.rows, slots >= 0
         place = rows[:, None], np.maximum(slots, 0)
         scaled = np.ones(slots.shape)
@@ -70,7 +105,7 @@ class BankMemory:
         capacity = bank.capacities[rows]
         room = np.where((capacity > 0) & (capacity < NO_LIMIT), capacity, horizon)
         values = {
-            "similarity": similarity,
+            "similarity": found.scores,
             "stored_rank": held * bank.rank[place] / config.max_rank,
             "accuracy": held * bank.accuracy[place],
             "age": held * (bank.clock[rows, None] - bank.reserved_at[place]) / horizon[:, None],
@@ -81,6 +116,12 @@ class BankMemory:
             "visits_left": progress.visits_left,
             "bare_loss": layout.scale_loss(arrival.bare_loss),
         }
+        if found.backbone is not None:
+            values["route_backbone"] = found.backbone
+        elif "route_backbone" in layout.sizes:
+            values["route_backbone"] = np.zeros(len(rows))
+        if self._signals is not None:
+            values |= self._signals(arrival, bank, slots)
         if config.observe_task_id:
             values["same_task"] = held & self._same_task(arrival, slots)
             values["task"] = progress.task_share
@@ -89,10 +130,14 @@ class BankMemory:
     def admit(self, arrival: Arrival, progress: Progress) -> NDArray[np.float32]:
         """Make the arrived tasks the visited ones; return what `observe` does."""
         rows = arrival.visits.rows
-        slots, similarity = self._viewed(arrival)
-        self._view[rows] = slots
+        found = self._viewed(arrival)
+        self._view[rows] = found.slots
         self._embedding[rows] = arrival.embedding
-        return self._observe(arrival, progress, slots, similarity)
+        if found.weights is not None:
+            more = found.weights.shape[1] - self._weights.shape[1]
+            self._weights = np.pad(self._weights, ((0, 0), (0, max(0, more))))
+            self._weights[rows, : found.weights.shape[1]] = found.weights
+        return self._observe(arrival, progress, found)
 
     def masks(self, rows: Ints) -> Bools:
         """Return which values each action component may take, (n, S + 1 + Q + 3).
@@ -106,7 +151,7 @@ class BankMemory:
 
     def masks_for(self, arrival: Arrival) -> Bools:
         """Return the same for tasks that would arrive."""
-        return self._masks(arrival.visits.rows, self._viewed(arrival)[0])
+        return self._masks(arrival.visits.rows, self._viewed(arrival).slots)
 
     def _masks(self, rows: Ints, view: Ints) -> Bools:
         config, bank = self._config, self.bank
@@ -117,7 +162,9 @@ class BankMemory:
         capacity, budget, held = bank.capacities[rows], bank.budgets[rows], bank.count(rows)
         keeps_first = config.retention == "pin"
         closed = (held >= capacity) & (keeps_first | (capacity == 0))
-        closed |= self._least_bytes > budget - bank.nbytes(rows=rows) * keeps_first
+        # Where entries stay, what they share has been paid by the first.
+        shared = np.where(keeps_first & (held > 0), 0, self._shared_bytes)
+        closed |= self._least_bytes + shared > budget - bank.nbytes(rows=rows) * keeps_first
         reserve[:, ADD] = ~closed
         # An update adds after a fresh start, so it stays open only while something is held.
         reserve[:, UPDATE] = ~closed | (held > 0)
@@ -134,11 +181,13 @@ class BankMemory:
         if recalled.any():
             bank.mark_recalled(slots[recalled], rows=rows[recalled])
         refined = np.where(recalled, bank.tags["refined"][rows, np.maximum(slots, 0)] + 1, 0)
-        curve = self._dynamics.learn(visits, bank, slots, ranks)
+        weights = self._weights[rows] if self._weights.shape[1] else None
+        curve = self._dynamics.learn(visits, bank, slots, ranks, weights=weights)
 
         executed[~self._dynamics.sound(rows), 2] = DISCARD
         update = recalled & (executed[:, 2] == UPDATE)
         add = (executed[:, 2] != DISCARD) & ~update
+        held = np.where(bank.occupied[rows], bank.created_order[rows], -1)
         for chosen, fresh in ((update, False), (add, True)):
             if not chosen.any():
                 continue
@@ -151,11 +200,32 @@ class BankMemory:
                 "tags": own | result.get("tags", {}),
             }
             if fresh:
-                kept = bank.reserve(rows=rows[chosen], **entry).slot >= 0
+                slots[chosen] = bank.reserve(rows=rows[chosen], **entry).slot
             else:
-                kept = bank.replace(slots[chosen], rows=rows[chosen], **entry).slot >= 0
-            executed[np.flatnonzero(chosen)[~kept], 2] = DISCARD
+                slots[chosen] = bank.replace(slots[chosen], rows=rows[chosen], **entry).slot
+        kept = (update | add) & (slots >= 0)
+        executed[(update | add) & ~kept, 2] = DISCARD
+        self._settle(visits, slots, kept, held)
         return executed, curve
+
+    def _settle(self, visits: Visits, slots: Ints, kept: Bools, held: Ints) -> None:
+        """Tell who keeps something beside the bank what became of it in a visit.
+
+        Args:
+            visits: n visits.
+            slots: (n,) where results lie.
+            kept: (n,) whether they were kept.
+            held: (n, K) the order of creation of what was held before, -1 for nothing.
+        """
+        bank, rows = self.bank, visits.rows
+        now = np.where(bank.occupied[rows], bank.created_order[rows], -1)[:, : held.shape[1]]
+        index, gone = np.nonzero((held >= 0) & (now != held))
+        if len(index):
+            self.finder.dropped(rows[index], gone)
+        if kept.any():
+            done = Visits(rows[kept], visits.tasks[kept], visits.numbers[kept])
+            self._dynamics.commit(done.rows, slots[kept], bank)
+            self.finder.written(done, slots[kept])
 
     def entries(self, rows: Ints) -> Ints:
         """Return how many entries are held, (n,)."""
@@ -163,7 +233,8 @@ class BankMemory:
 
     def nbytes(self, rows: Ints) -> Ints:
         """Return the bytes that survive the switch, (n,)."""
-        return np.asarray(self.bank.nbytes(rows=rows))
+        beside = self.finder.nbytes(rows) + self._dynamics.nbytes(rows)
+        return np.asarray(self.bank.nbytes(rows=rows) + beside)
 
     def describe(self, row: int) -> list[str]:
         """Return the bank as a table, most lately used entries first."""
@@ -189,20 +260,33 @@ class BankMemory:
         return lines
 
     def used_accuracy(self, arrival: Arrival, actions: Ints | None) -> Floats:
-        """Return the test accuracy (n,) of the entries that actions would recall."""
-        slots, _ = self._viewed(arrival)
+        """Return the test accuracy (n,) of the model in use if actions (n, 3) were taken.
+
+        That of the entries that they would recall, or of the one model for everything.
+        """
+        dynamics, visits = self._dynamics, arrival.visits
+        if dynamics.whole:
+            return dynamics.accuracy(visits, self.bank, np.full(len(visits), -1))
+        found = self._viewed(arrival)
+        slots = found.slots
         if actions is None:
             chosen = slots[:, 0]
         else:
             recall = np.minimum(actions[:, 0], (slots >= 0).sum(axis=1))
             chosen = np.where(recall > 0, slots[np.arange(len(slots)), recall - 1], -1)
-        visits, held = arrival.visits, np.flatnonzero(chosen >= 0)
-        accuracies = self._dynamics.bare_accuracy(visits.tasks)
+        held = np.flatnonzero(chosen >= 0)
+        accuracies = dynamics.bare_accuracy(visits.tasks)
         rows, tasks, entries = visits.rows[held], visits.tasks[held], chosen[held]
+        asked = Visits(rows, tasks, visits.numbers[held])
+        if found.weights is not None:
+            accuracies[held] = dynamics.accuracy(
+                asked, self.bank, entries, weights=found.weights[held]
+            )
+            return accuracies
 
         def measure(stale: Ints) -> Floats:
-            asked = Visits(rows[stale], tasks[stale], visits.numbers[held[stale]])
-            return self._dynamics.accuracy(asked, self.bank, entries[stale])
+            part = Visits(rows[stale], tasks[stale], asked.numbers[stale])
+            return dynamics.accuracy(part, self.bank, entries[stale])
 
         accuracies[held] = self._accuracies.look_up(self.bank, rows, entries, tasks, measure)
         return accuracies
@@ -218,20 +302,19 @@ class BankMemory:
         rows, tasks = arrival.visits.rows[index], arrival.visits.tasks[index]
         return self._losses.look_up(self.bank, rows, slots, tasks, measure)
 
-    def _viewed(self, arrival: Arrival) -> tuple[Ints, Floats]:
-        """Return slots and similarities in view, (n, S) each; -1 and 0 where there is none."""
-        size, rows = self._config.view_size, arrival.visits.rows
-        n = size if not self._config.observe_task_id else max(size, self.bank.slots)
-        hits = self.bank.recall(arrival.embedding, top_n=n, rows=rows)
-        slots = np.where(hits.valid, hits.slot, -1)
-        similarity = np.where(hits.valid, hits.similarity, 0.0)
-        if self._config.observe_task_id:
-            # The oracle's entries come first, or a full view could hide them.
-            own = (slots >= 0) & self._same_task(arrival, slots)
-            order = np.argsort(~own, axis=1, kind="stable")
-            slots = np.take_along_axis(slots, order, axis=1)
-            similarity = np.take_along_axis(similarity, order, axis=1)
-        return slots[:, :size], similarity[:, :size]
+    def _viewed(self, arrival: Arrival) -> Found:
+        """Return what is in view, (n, S) slots and scores; -1 and 0 where there is none."""
+        size = self._config.view_size
+        if not self._config.observe_task_id:
+            return self.finder.find(arrival, size)
+        found = self.finder.find(arrival, max(size, self.bank.slots))
+        # The oracle's entries come first, or a full view could hide them.
+        own = (found.slots >= 0) & self._same_task(arrival, found.slots)
+        order = np.argsort(~own, axis=1, kind="stable")[:, :size]
+        slots, scores = (
+            np.take_along_axis(part, order, axis=1) for part in (found.slots, found.scores)
+        )
+        return replace(found, slots=slots, scores=scores)
 
     def _same_task(self, arrival: Arrival, slots: Ints) -> Bools:
         tags = self.bank.tags["task"][arrival.visits.rows[:, None], np.maximum(slots, 0)]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from nsr_gym.envs.bank_memory import BankMemory
 from nsr_gym.envs.config import VisitConfig
 from nsr_gym.envs.engine import EpisodeEngine
+from nsr_gym.envs.finding import live_finder
 from nsr_gym.envs.memory import Memory
 from nsr_gym.envs.recorded import RecordedDynamics
 from nsr_gym.envs.visit_memory import VisitMemory
@@ -54,12 +55,21 @@ def live_engine(
     """
     from nsr_gym.envs.active_memory import ActiveMemory
     from nsr_gym.envs.live import LiveDynamics
+    from nsr_gym.envs.signals import SignalFields
 
     _check(data.pool, config, num_episodes)
+    if config.access != "bank":
+        config.require_plain(f"since access={config.access!r} has no bank", but=("modifiers",))
     dynamics = LiveDynamics(data, backbone, config, num_episodes)
     memory: Memory
     if config.access == "bank":
-        memory = BankMemory(dynamics, config, num_episodes)
+        memory = BankMemory(
+            dynamics,
+            config,
+            num_episodes,
+            finder=lambda bank: live_finder(dynamics, bank, config),
+            signals=SignalFields(dynamics, config.ranks) if config.observe_signals else None,
+        )
     else:
         memory = ActiveMemory(
             dynamics, config, num_episodes, persistent=config.access == "memoryless"

@@ -12,11 +12,11 @@ import numpy as np
 from nsr_gym.bank.retention import RETENTION_RULES
 from nsr_gym.envs.arguments import (
     OBSERVATIONS,
-    Arguments,
     check_choices,
     check_number,
     check_whole,
 )
+from nsr_gym.envs.parts import PartsConfig
 from nsr_gym.envs.plans import EpisodePlan
 from nsr_gym.errors import InvalidValueError
 from nsr_gym.pools import Pool
@@ -25,11 +25,14 @@ from nsr_gym.streams import SCHEDULES, draw_visits, make_stream
 from nsr_gym.tasks import SPLITS
 
 REWARDS = ("post_task", "online")
+HEADS = ("frozen", "trained")
 
 
 @dataclass(frozen=True, kw_only=True)
-class VisitConfig(Arguments, abc.ABC):
+class VisitConfig(PartsConfig, abc.ABC):
     """What all episodes of an environment have in common, in plain JSON values.
+
+    Which parts it is put together from says `PartsConfig`.
 
     How long an episode is and how much its bank holds is drawn with it, see `draw_plan`.
 
@@ -54,6 +57,8 @@ class VisitConfig(Arguments, abc.ABC):
         learning_rate: of Adam.
         distillation: weight of the distillation after a recall, kd.
         temperature: of the distillation.
+        head: `"frozen"` (the backbone's, shared by all tasks) or `"trained"` (one for each
+            entry, trained from zero with its adapter and kept with it).
         init_gain: standard deviation of a fresh direction's entries times sqrt(d_in).
         device: `"cpu"` or a CUDA device.
     """
@@ -75,6 +80,7 @@ class VisitConfig(Arguments, abc.ABC):
     learning_rate: float = 1e-2
     distillation: float = 0.1
     temperature: float = 2.0
+    head: str = "frozen"
     init_gain: float = 2.0
     device: str = "cpu"
 
@@ -91,8 +97,10 @@ class VisitConfig(Arguments, abc.ABC):
             "retention": tuple(RETENTION_RULES),
             "reward": REWARDS,
             "observation": OBSERVATIONS,
+            "head": HEADS,
         }
         check_choices(self, choices)
+        self.check_parts()
         for name in ("view_size", "support_size", "learning_steps", "updates", "batch_size"):
             check_whole(name, getattr(self, name), least=1)
         for name in ("rank_cost", "distillation"):

@@ -71,4 +71,5 @@ def _engine(
 ) -> EpisodeEngine:
     config = EpisodeConfig.from_arguments({"split": pool.split} | arguments, others=FACE_ARGUMENTS)
     placed = backbone.to(open_device(config.device))
-    return live_engine(TaskData(pool, placed), placed, config, num_episodes)
+    data = TaskData(pool, placed, own_heads=config.head == "trained")
+    return live_engine(data, placed, config, num_episodes)

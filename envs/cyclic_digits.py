@@ -53,6 +53,10 @@ class CyclicDigitsEnv(DigitsEnv):
     | `bare_loss` | 1 | all | loss of the bare backbone, scaled as above |
     | `adapter_empty` | 1 | memoryless | whether the active adapter is empty |
     | `active_loss` | 1 | memoryless | loss of the active adapter, scaled as above |
+    | `route_backbone` | 1 | bank | the router's score for the backbone alone (other routers) |
+    | `energy` | Q | bank | `observe_signals`: energy of the first gradient kept at each rank |
+    | `novelty` | 1 | bank | `observe_signals`: share of it outside what the bank holds |
+    | `free_capacity` | 1 | bank | `observe_signals`: room left for directions |
 
     `access` sets what a policy may use. `"bank"`: everything. `"memoryless"`: one active adapter
     of total rank R survives a switch; the granted rank is re-initialised for the newcomer
@@ -116,7 +120,15 @@ class CyclicDigitsEnv(DigitsEnv):
     | `learning_rate` | 0.01 | of Adam |
     | `distillation` | 0.1 | weight of the KL divergence to the recalled model |
     | `temperature` | 2.0 | of the distillation |
+    | `head` | `"frozen"` | or `"trained"`: a head for each entry, kept with it |
     | `init_gain` | 2.0 | size of fresh directions: standard deviation times sqrt(d_in) |
+    | `learner`, `learner_options` | `"lora"`, {} | how a visit trains, see `docs/systems.md` |
+    | `modifiers` | {} | in front of the learner: name -> options, or a list of names |
+    | `bank`, `bank_options` | `"per_task"`, {} | how results are stored |
+    | `router`, `router_options` | `"cosine"`, {} | what the view is sorted by |
+    | `router_features` | None | `"lower"`, `"final"` or `"layers"`: what routers see |
+    | `warm_start` | `"entry"` | or `"mixture"`: start from the router's blend of entries |
+    | `observe_signals` | False | show what the first gradient says |
     | `device` | `"cpu"` | or a CUDA device |
 
     The vector environment also takes `autoreset_mode`: `"next_step"` (default), `"same_step"` or

@@ -46,6 +46,7 @@ class Arrival:
         support: the support images, in the dynamics' own form.
         probe: whether the support images depend on episode and task alone, so that what is
             measured on them can be kept.
+        signals: what the first gradient says, where that is asked for, in the dynamics' own form.
     """
 
     visits: Visits
@@ -53,6 +54,7 @@ class Arrival:
     bare_loss: Floats
     support: Any = None
     probe: bool = False
+    signals: Any = None
 
 
 class Dynamics(Protocol):
@@ -68,12 +70,14 @@ class Dynamics(Protocol):
         max_rank: R.
         tags: names of int64 columns that the bank keeps with every entry for the dynamics;
             `result` gives their values.
+        whole: whether one model is in use for everything, so that slots do not matter.
     """
 
     embedding_dim: int
     learning_steps: int
     max_rank: int
     tags: tuple[str, ...]
+    whole: bool
 
     @property
     def pool(self) -> Pool: ...  # noqa: D102
@@ -101,12 +105,27 @@ class Dynamics(Protocol):
         ...
 
     def learn(
-        self, visits: Visits, bank: TaskKnowledgeBank | None, slots: Ints, ranks: Ints
+        self,
+        visits: Visits,
+        bank: TaskKnowledgeBank | None,
+        slots: Ints,
+        ranks: Ints,
+        *,
+        weights: Floats | None = None,
     ) -> Floats:
         """Train from bank entries (slot -1: afresh) at granted ranks; (n, L + 1) accuracies.
 
-        Without a bank every visit starts afresh.
+        Without a bank every visit starts afresh. With `weights` (n, K) a recall starts from the
+        mixture of entries that they give.
         """
+        ...
+
+    def commit(self, rows: Ints, slots: Ints, bank: TaskKnowledgeBank) -> None:
+        """Keep what belongs to the last results of episodes rows (n,), reserved at slots (n,)."""
+        ...
+
+    def nbytes(self, rows: Ints) -> Ints:
+        """Return the bytes beside the bank that are kept from visit to visit, (n,)."""
         ...
 
     def result(self, rows: Ints) -> dict[str, Any]:
@@ -120,8 +139,19 @@ class Dynamics(Protocol):
         """Return which episodes' last training stayed finite, (n,)."""
         ...
 
-    def accuracy(self, visits: Visits, bank: TaskKnowledgeBank, slots: Ints) -> Floats:
-        """Return the test accuracy (n,) of occupied bank slots (n,) on the visits' tasks."""
+    def accuracy(
+        self,
+        visits: Visits,
+        bank: TaskKnowledgeBank,
+        slots: Ints,
+        *,
+        weights: Floats | None = None,
+    ) -> Floats:
+        """Return the test accuracy (n,) of occupied bank slots (n,) on the visits' tasks.
+
+        Where one model is in use for everything, slots are not looked at; with `weights` (n, K)
+        it is that of mixtures of entries.
+        """
         ...
 
     def bare_accuracy(self, tasks: Ints) -> Floats:

@@ -7,6 +7,7 @@ environment is E = 1, the native vector environment E = n.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from gymnasium import spaces
@@ -22,6 +23,9 @@ from nsr_gym.envs.protocol import Info
 from nsr_gym.envs.render import render
 from nsr_gym.metrics.recovery import NO_REFERENCE, recovery_steps, shortfall
 from nsr_gym.streams import TaskStream
+
+if TYPE_CHECKING:
+    from nsr_gym.envs.routed import Routed
 
 Choose = Callable[[NDArray[np.float32], NDArray[np.bool_]], Ints]
 
@@ -43,6 +47,7 @@ class EpisodeEngine:
         plans: each episode's plan, None before its first reset.
         num_tasks: (E,) M of each episode.
         num_visits: (E,) V of each episode.
+        members: (E, largest M) the tasks of each episode, as positions in the pool.
         visit: (E,) visits each episode has had.
         accuracy: (E, largest V) accuracy after each visit so far, NaN beyond.
     """
@@ -66,7 +71,7 @@ class EpisodeEngine:
         tasks, visits = (num_episodes, config.max_tasks), (num_episodes, config.max_visits)
         self.num_tasks = np.full(num_episodes, config.max_tasks, dtype=np.int64)
         self.num_visits = np.full(num_episodes, config.max_visits, dtype=np.int64)
-        self._members = np.zeros(tasks, dtype=np.int64)
+        self.members = np.zeros(tasks, dtype=np.int64)
         self._names = np.full(tasks, "", dtype=object)
         self._order = np.zeros(visits, dtype=np.int64)
         self._is_return = np.zeros(visits, dtype=bool)
@@ -132,7 +137,7 @@ class EpisodeEngine:
         m, v = stream.num_tasks, stream.num_visits
         self.plans[row] = plan
         self.num_tasks[row], self.num_visits[row] = m, v
-        self._members[row, :m] = stream.pool_indices(self.dynamics.pool)
+        self.members[row, :m] = stream.pool_indices(self.dynamics.pool)
         self._names[row, :m] = stream.tasks
         self._order[row, :v] = stream.visits
         self._is_return[row, :v] = stream.is_return
@@ -153,7 +158,7 @@ class EpisodeEngine:
         """
         config, number = self.config, self.visit[rows]
         tasks = self._order[rows, number]
-        visits = Visits(rows, self._members[rows, tasks], number)
+        visits = Visits(rows, self.members[rows, tasks], number)
         executed, curve = self.memory.visit(visits, actions)
         projected = (executed != actions).any(axis=1)
         reference = self._reached[rows, tasks]
@@ -200,13 +205,19 @@ class EpisodeEngine:
             actions = choose(seen, self.memory.masks_for(arrival))
         return self._by_task(rows, self.memory.used_accuracy(arrival, actions))
 
+    def routed(self, router: str | None = None) -> Routed:
+        """Measure all tasks image by image, without a task identity; see `routed_accuracy`."""
+        from nsr_gym.envs.routed import routed_accuracy  # needs torch
+
+        return routed_accuracy(self, router)
+
     def render(self, row: int, mode: str) -> str | NDArray[np.uint8]:
         """Return the memory as a table (`"ansi"`) or a picture of accuracies (`"rgb_array"`)."""
         return render(self, row, mode)
 
     def baseline(self, rows: Ints) -> Floats:
         """Return the bare backbone's accuracy on every task of the stream, as `retention` does."""
-        tasks = self._members[rows][self._part(rows)]
+        tasks = self.members[rows][self._part(rows)]
         return self._by_task(rows, self.dynamics.bare_accuracy(tasks))
 
     def _part(self, rows: Ints) -> NDArray[np.bool_]:
@@ -222,7 +233,7 @@ class EpisodeEngine:
         """Let every task of the streams arrive, in the order of their task lists."""
         which, tasks = np.nonzero(self._part(rows))
         row = rows[which]
-        visits = Visits(row, self._members[row, tasks], self.visit[row])
+        visits = Visits(row, self.members[row, tasks], self.visit[row])
         # The same for the whole episode: what a probe is disturbed by depends on the task alone.
         if self._probed is None or not np.array_equal(self._probed[0], rows):
             arrival = self._noise.disturb(self.dynamics.probe(visits))
@@ -232,7 +243,7 @@ class EpisodeEngine:
     def _arrive(self, rows: Ints) -> NDArray[np.float32]:
         number = self.visit[rows]
         tasks = self._order[rows, number]
-        arrival = self.dynamics.arrive(Visits(rows, self._members[rows, tasks], number))
+        arrival = self.dynamics.arrive(Visits(rows, self.members[rows, tasks], number))
         arrival = self._noise.disturb(arrival)
         return self.memory.admit(arrival, self._progress(arrival.visits, tasks))
 

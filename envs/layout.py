@@ -24,6 +24,10 @@ GLOBAL_FIELDS = ("occupancy", "budget_left", "visits_left", "bare_loss")
 """Entries over capacity; share of the byte budget left; share of the visits left; scaled loss of
 the bare backbone on the visited task."""
 
+SIGNAL_FIELDS = ("energy", "novelty", "free_capacity")
+"""With `observe_signals`: per grantable rank, the share of the arriving task's first gradient that
+its leading directions keep; the share of it outside what the bank holds; room for directions."""
+
 TASK_FIELDS = ("same_task", "task")
 """With `observe_task_id`: which viewed entries were last trained on the visited task; its index
 over M - 1."""

@@ -36,6 +36,7 @@ class RecordedDynamics:
     """
 
     tags: tuple[str, ...] = ("level", "chain")
+    whole = False
 
     def __init__(self, table: OutcomeTable, config: VisitConfig, num_episodes: int) -> None:
         """Prepare for `num_episodes` episodes.
@@ -44,6 +45,7 @@ class RecordedDynamics:
             AccessError: memoryless access, whose active adapter holds parts of several tasks.
             InvalidValueError: a rank or a setting that was not recorded.
         """
+        config.require_plain('since no others were recorded (take dynamics="live" for them)')
         if config.access == "memoryless":
             raise AccessError(
                 "Recorded outcomes know no adapter that holds parts of several tasks, as "
@@ -116,9 +118,18 @@ class RecordedDynamics:
         return loss
 
     def learn(
-        self, visits: Visits, bank: TaskKnowledgeBank | None, slots: Ints, ranks: Ints
+        self,
+        visits: Visits,
+        bank: TaskKnowledgeBank | None,
+        slots: Ints,
+        ranks: Ints,
+        *,
+        weights: Floats | None = None,
     ) -> Floats:
-        """Look visits up: from bank entries (slot -1: afresh) at granted ranks; (n, L + 1)."""
+        """Look visits up: from bank entries (slot -1: afresh) at granted ranks; (n, L + 1).
+
+        No mixtures were recorded, so there are no weights.
+        """
         table, rows, tasks = self.table, visits.rows, visits.tasks
         granted = self._place[ranks]
         fresh, source = slots < 0, np.full(len(rows), -1)
@@ -157,11 +168,25 @@ class RecordedDynamics:
             "tags": {name: self._result[name][place] for name in self.tags},
         }
 
+    def commit(self, rows: Ints, slots: Ints, bank: TaskKnowledgeBank) -> None:
+        """Keep nothing: all that is kept lies in the bank."""
+
+    def nbytes(self, rows: Ints) -> Ints:
+        """Return 0: all that is kept lies in the bank."""
+        return np.zeros(len(rows), dtype=np.int64)
+
     def sound(self, rows: Ints) -> NDArray[np.bool_]:
         """Return that no recorded training diverged, (n,)."""
         return np.ones(len(rows), dtype=bool)
 
-    def accuracy(self, visits: Visits, bank: TaskKnowledgeBank, slots: Ints) -> Floats:
+    def accuracy(
+        self,
+        visits: Visits,
+        bank: TaskKnowledgeBank,
+        slots: Ints,
+        *,
+        weights: Floats | None = None,
+    ) -> Floats:
         """Return the test accuracy (n,) of occupied bank slots (n,) on the visits' tasks."""
         table, tasks = self.table, visits.tasks
         source, rank, level, chain = self._entries(bank, visits.rows, slots)

@@ -12,7 +12,9 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from nsr_gym.cli_bank import bank
 from nsr_gym.cli_controllers import controllers_for, saved_controllers
+from nsr_gym.cli_pretrain import pretrain
 from nsr_gym.cli_recorded import fidelity, record
 from nsr_gym.cli_regret import regret
 from nsr_gym.cli_shared import (
@@ -31,8 +33,9 @@ from nsr_gym.cli_shared import (
     seed_range,
 )
 from nsr_gym.cli_study import study
+from nsr_gym.cli_systems import systems
 from nsr_gym.cli_train import train
-from nsr_gym.errors import InvalidValueError, NsrGymError, unknown
+from nsr_gym.errors import InvalidValueError, NsrGymError
 from nsr_gym.registration import ENVIRONMENTS
 from nsr_gym.registry import agent_specs
 
@@ -46,8 +49,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for _command in (regret, train, study, record, fidelity):
+for _command in (regret, train, study, systems, record, fidelity, pretrain):
     app.command()(_command)
+app.add_typer(bank)
 _STOPPED = 130
 _REFERENCES = f"{LIVE_REFERENCE}; {EXACT_REFERENCE} in exact environments"
 
@@ -192,22 +196,6 @@ def calibrate(
     if output is not None:
         update_file(output, pool, found)
         console.print(f"written to {output}")
-
-
-@app.command()
-def pretrain(
-    what: Annotated[str, typer.Argument(help="Which backbone: digits.")] = "digits",
-    output: Annotated[Path, typer.Option(help="Folder for weights and card.")] = Path("weights"),
-) -> None:
-    """Pretrain a backbone that ships with the package, exactly as it was made."""
-    from nsr_gym.backbones.pretrain import digits_backbone, pretrain_digits
-
-    if what != "digits":
-        raise unknown("backbone recipe", what, ["digits"])
-    card = pretrain_digits(output, lambda epoch, loss: console.print(f"epoch {epoch}: {loss:.3f}"))
-    console.print_json(json.dumps(card))
-    same = card["fingerprint"] == digits_backbone().fingerprint
-    console.print(f"{'equal to' if same else 'not bit by bit equal to'} the shipped weights")
 
 
 def _report(table: pd.DataFrame, folder: Path, reference: str | None, reward: Any) -> None:

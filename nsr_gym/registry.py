@@ -148,6 +148,7 @@ def make_agent(name: str, env: Any, **arguments: Any) -> Any:
 
 _LIVE: dict[str, dict[str, Any]] = {"live": {}}
 _TOLD: dict[str, dict[str, Any]] = {"live": {"observe_task_id": True}}
+_SIGNALS: dict[str, dict[str, Any]] = {"live": {"observe_signals": True}}
 _BOTH: dict[str, dict[str, Any]] = {"allocation": {}, "paging": {}}
 _LEARNS = {"allocation": {"feedback": "last-action+reward"}}
 
@@ -235,7 +236,28 @@ _VARIANTS: _Entries = (
      "the same, trained with one random choice in ten"),
 )  # fmt: skip
 
-for _entries in (_BUILTIN, _VARIANTS):
+# Played where they are named: what other systems decide, in environments built from their parts.
+_SYSTEMS: _Entries = (
+    ("analytic-router", "system_rules:AnalyticRouterAgent", "bank", {"live": {"router": "rls"}},
+     "recall what a recursive least-squares router names, unless it names the backbone (ASR)"),
+    ("arrow", "system_rules:ArrowAgent", "bank", {"live": {"router": "arrow"}},
+     "recall by prototypes read from the factors alone (Arrow)"),
+    ("tree-bandit", "system_rules:TreeBanditAgent", "bank", {"live": {"router": "tree"}},
+     "recall what a bandit on a tree over the bank finds similar (TreeLoRA)"),
+    ("lorahub", "system_rules:LoraHubAgent", "bank",
+     {"live": {"router": "lorahub", "warm_start": "mixture"}},
+     "start from a blend of the bank, found without gradients (LoraHub)"),
+    ("reuse-or-expand", "system_rules:ReuseOrExpandAgent", "bank", _LIVE,
+     "reuse what is similar enough, else expand; a full bank reuses the nearest (LCIA, SEMA)"),
+    ("residual-threshold", "system_rules:ResidualThresholdAgent", "bank", _SIGNALS,
+     "add what lies outside the bank's span, else refine the nearest entry (Share)"),
+    ("energy-ranks", "rank_rules:EnergyRanksAgent", "bank", _SIGNALS,
+     "as similarity, at the least rank that keeps enough of the first gradient (InfLoRA, DyRA)"),
+    ("adalora-budget", "rank_rules:AdaLoRABudgetAgent", "bank", _LIVE,
+     "as similarity, with ranks from a shrinking budget by importance (AdaLoRA)"),
+)  # fmt: skip
+
+for _entries in (_BUILTIN, _VARIANTS, _SYSTEMS):
     for _name, _entry, _access, _plays, _summary in _entries:
         register_agent(
             _name,

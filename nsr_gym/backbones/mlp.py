@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from nsr_gym.backbones.base import Prefix, Site, SiteMap, select_sites
+from nsr_gym.backbones.weight_files import fingerprint
 from nsr_gym.errors import InvalidValueError
 
 
@@ -77,7 +77,7 @@ class MLPBackbone:
         self._first = self._layers.index(self.sites[0].name)
         self.feature_dim = int(self._weights["head.weight"].shape[1])
         self.num_classes = width
-        self.fingerprint = _fingerprint(self._weights)
+        self.fingerprint = fingerprint(self._weights)
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -115,18 +115,39 @@ class MLPBackbone:
         """Return logits (..., num_classes) from features."""
         return functional.linear(features, *self.weight("head"))
 
+    def to_module(self) -> nn.Module:
+        """Return the same network as a module of its own, images (..., d) to logits.
+
+        Its linear layers are called `fc1`, ..., `head`, as the sites and tensors here are, so that
+        other packages (Hugging Face PEFT) can wrap them. Frozen copies: merging an adapter into
+        the module leaves the backbone as it is.
+        """
+        return _Perceptron({name: tensor.clone() for name, tensor in self._weights.items()})
+
+
+class _Perceptron(nn.Module):
+    """Linear layers with ReLU between them, made of given weights."""
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self._order = [name.removesuffix(".weight") for name in weights if ".weight" in name]
+        for name in self._order:
+            weight, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
+            layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+            layer.weight = nn.Parameter(weight, requires_grad=False)
+            layer.bias = nn.Parameter(bias, requires_grad=False)
+            self.add_module(name, layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (..., classes) of images (..., d)."""
+        for name in self._order[:-1]:
+            x = functional.relu(self.get_submodule(name)(x))
+        logits: Tensor = self.get_submodule(self._order[-1])(x)
+        return logits
+
 
 _PARTS = ("weight", "bias")
 
 
 def _names(depth: int) -> tuple[str, ...]:
     return tuple(f"fc{i}" for i in range(1, depth + 1))
-
-
-def _fingerprint(weights: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        array = weights[name].cpu().contiguous().numpy()
-        digest.update(f"{name}{array.shape}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()

@@ -3,11 +3,13 @@
 from nsr_gym.bank.arrays import Recall, Reserved
 from nsr_gym.bank.bank import TaskKnowledgeBank
 from nsr_gym.bank.files import load_bank, save_bank
+from nsr_gym.bank.kinds import BANKS, make_store
 from nsr_gym.bank.per_entry import PerEntryFactors
 from nsr_gym.bank.retention import RETENTION_RULES
 from nsr_gym.bank.store import CountedFactors, FactorStore
 
 __all__ = [
+    "BANKS",
     "RETENTION_RULES",
     "CountedFactors",
     "FactorStore",
@@ -16,5 +18,6 @@ __all__ = [
     "Reserved",
     "TaskKnowledgeBank",
     "load_bank",
+    "make_store",
     "save_bank",
 ]

@@ -12,6 +12,8 @@ from nsr_gym.errors import DataError, InvalidValueError
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+NO_LIMIT = 2**62
+"""Stands for no limit in the arrays of capacities and budgets."""
 _Result = TypeVar("_Result", "Reserved", "Recall")
 SMALL = 256
 """Up to so many slots a full sort is as fast as selecting first, and similarities come from a sum

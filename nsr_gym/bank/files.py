@@ -14,16 +14,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as dump_arrays
 
 from nsr_gym.bank.bank import TaskKnowledgeBank
-from nsr_gym.bank.per_entry import STORES
+from nsr_gym.bank.kinds import restore_store
+from nsr_gym.bank.state import ENTRY_ARRAYS
 from nsr_gym.errors import FileFormatError, NsrGymError
 from nsr_gym.files import write_whole
 
 FORMAT = "nsr-gym-bank"
 VERSION = 1
-_ARRAYS = (
-    "occupied", "embedding", "rank", "reserved_at", "used_at", "times_recalled", "created_order",
-    "used_order", "version", "accuracy", "importance", "_bytes",
-)  # fmt: skip
 _PER_BANK = ("clock", "_events")
 _LIMITS = ("capacities", "budgets")
 """Missing in files from before banks had limits of their own."""
@@ -43,7 +40,7 @@ def save_bank(bank: TaskKnowledgeBank, path: str | Path) -> None:
         OSError: the folder is missing or not writable, or the disk is full.
     """
     path = Path(path)
-    names = (*_ARRAYS, *_PER_BANK, *_LIMITS)
+    names = (*ENTRY_ARRAYS, *_PER_BANK, *_LIMITS)
     arrays: dict[str, NDArray[Any]] = {name: getattr(bank, name) for name in names}
     arrays |= {f"tag.{name}": column for name, column in bank.tags.items()}
     if bank.store is not None:
@@ -121,18 +118,11 @@ def _build(
 ) -> TaskKnowledgeBank:
     store = None
     if header["store"] is not None:
-        arguments = dict(header["store"])
-        kind = arguments.pop("kind")
-        if kind == "per-entry":
-            arguments["device"] = device
-        arguments["sites"] = {name: tuple(size) for name, size in arguments["sites"].items()}
-        if arguments["head"] is not None:
-            arguments["head"] = tuple(arguments["head"])
-        store = STORES[kind](**arguments)
+        store = restore_store(header["store"], device=device)
     bank = TaskKnowledgeBank(**(header | {"store": store}))
     bank._widen(arrays["occupied"].shape[1])
     limits = [name for name in _LIMITS if name in arrays]
-    for name in (*_ARRAYS, *_PER_BANK, *limits):
+    for name in (*ENTRY_ARRAYS, *_PER_BANK, *limits):
         target = getattr(bank, name)
         if target.shape != arrays[name].shape:
             raise ValueError(f"{name} has shape {arrays[name].shape}, expected {target.shape}")

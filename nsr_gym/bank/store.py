@@ -8,7 +8,7 @@ that look outcomes up instead of training (it needs no torch).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Union
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ SiteFactors = Mapping[str, tuple["Tensor", "Tensor"]]
 Head = tuple["Tensor", "Tensor"]
 
 Ints = NDArray[np.int64]
+Weights = Union["Tensor", NDArray[Any]]
 
 DTYPE_BYTES = {"float16": 2, "float32": 4, "float64": 8}
 
@@ -30,14 +31,27 @@ class FactorStore(Protocol):
     """What a bank asks of the place that holds the payload of its entries."""
 
     kind: ClassVar[str]
+    """Its name in bank files."""
+    coupled: ClassVar[bool]
+    """Whether writing one entry changes the model of the others."""
+    takes_device: ClassVar[bool]
+    """Whether it is built with a `device`."""
 
     @property
     def max_rank(self) -> int:
         """Highest rank an entry may have."""
         ...
 
+    def kept_rank(self, rank: Ints) -> Ints:
+        """Ranks at which entries of these ranks (any shape) are kept; never higher."""
+        ...
+
     def entry_bytes(self, rank: Ints) -> dict[str, Ints]:
         """Bytes by kind of entries of these ranks (any shape); rank 0 is no entry: 0 bytes."""
+        ...
+
+    def shared_bytes(self, entries: Ints) -> dict[str, Ints]:
+        """Bytes by kind of what banks with so many entries (any shape) hold beside them."""
         ...
 
     def allocate(self, num_banks: int, slots: int) -> None:
@@ -58,8 +72,16 @@ class FactorStore(Protocol):
         """Write the `chosen` ones of the packed entries to these places, in order."""
         ...
 
+    def drop(self, rows: Ints, slots: Ints) -> None:
+        """Forget the entries at these places, (n,) each; a bank may come more than once."""
+        ...
+
     def read(self, rows: Ints, slots: Ints) -> dict[str, tuple[Tensor, Tensor]]:
         """Factors per site, with leading n, zero beyond each entry's rank."""
+        ...
+
+    def delta(self, rows: Ints, weights: Weights) -> dict[str, Tensor]:
+        """Weighted sums of entries' updates, dense (n, d_out, d_in) per site; weights (n, K)."""
         ...
 
     def config(self) -> dict[str, Any]:
@@ -90,6 +112,8 @@ class CountedFactors:
     """
 
     kind: ClassVar[str] = "counted"
+    coupled: ClassVar[bool] = False
+    takes_device: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -122,16 +146,31 @@ class CountedFactors:
         """Highest rank an entry may have."""
         return self._max_rank
 
+    @property
+    def _item(self) -> int:
+        return DTYPE_BYTES[self.dtype]
+
+    def kept_rank(self, rank: Ints) -> Ints:
+        """Ranks at which entries of these ranks (any shape) are kept: those they come with."""
+        return rank
+
     def entry_bytes(self, rank: Ints) -> dict[str, Ints]:
         """Bytes by kind of entries of these ranks (any shape); rank 0 is no entry: 0 bytes."""
-        item = DTYPE_BYTES[self.dtype]
+        item = self._item
         sides = sum(d_out + d_in for d_out, d_in in self.sites.values())
-        head = (self.head_shape[0] * (self.head_shape[1] + 1)) if self.head_shape else 0
         return {
             "factors": rank * (sides * item),
             "singular_values": rank * (len(self.sites) * item),
-            "head": (rank > 0) * np.int64(head * item),
+            "head": self._head_bytes(rank),
         }
+
+    def _head_bytes(self, rank: Ints) -> Ints:
+        numbers = self.head_shape[0] * (self.head_shape[1] + 1) if self.head_shape else 0
+        return (rank > 0) * np.int64(numbers * self._item)
+
+    def shared_bytes(self, entries: Ints) -> dict[str, Ints]:
+        """Nothing: entries have nothing in common."""
+        return {}
 
     def allocate(self, num_banks: int, slots: int) -> None:
         """Nothing to do: nothing is held."""
@@ -157,6 +196,9 @@ class CountedFactors:
     def write(self, rows: Ints, slots: Ints, packed: Any, chosen: NDArray[np.bool_]) -> None:
         """Nothing to do: nothing is held."""
 
+    def drop(self, rows: Ints, slots: Ints) -> None:
+        """Nothing to do: what lies there is not read again before it is written anew."""
+
     def read(self, rows: Ints, slots: Ints) -> dict[str, tuple[Tensor, Tensor]]:
         """Refuse: nothing is held.
 
@@ -164,6 +206,14 @@ class CountedFactors:
             StateError: always.
         """
         raise StateError("This bank counts bytes and holds no factors; there are none to read.")
+
+    def delta(self, rows: Ints, weights: Weights) -> dict[str, Tensor]:
+        """Refuse: nothing is held.
+
+        Raises:
+            StateError: always.
+        """
+        raise StateError("This bank counts bytes and holds no factors; there are none to add up.")
 
     def config(self) -> dict[str, Any]:
         """The arguments that build this store anew, as plain JSON."""

@@ -122,8 +122,8 @@ def task_from_datasets(
     Raises:
         DataError: an empty data set, or examples of another kind or of different shapes.
     """
-    x_train, y_train = _read(name, "train", train)
-    x_test, y_test = _read(name, "test", test)
+    x_train, y_train = read_dataset(name, "train", train)
+    x_test, y_test = read_dataset(name, "test", test)
     return task_from_arrays(
         name, x_train, y_train, x_test, y_test, classes=classes, definition=definition
     )
@@ -167,9 +167,22 @@ def pool_from_arrays(
     return TaskPool(name=name, split=check_split(split), tasks=made)
 
 
-def _read(
+def read_dataset(
     task: str, part: str, dataset: MapDataset
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Read a map-style data set once, from the first to the last example.
+
+    Args:
+        task: name of the task, for messages.
+        part: `"train"` or `"test"`, for messages.
+        dataset: as in `task_from_datasets`.
+
+    Returns:
+        Features (n, d) or (n, C, H, W) and the data set's own labels (n,).
+
+    Raises:
+        DataError: an empty data set, or examples of another kind or of different shapes.
+    """
     where = f"Task {task!r}, {part} data set"
     length = len(dataset)
     if length == 0:

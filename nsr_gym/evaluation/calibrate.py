@@ -12,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from nsr_gym.errors import DataError
+from nsr_gym.errors import DataError, StateError
 from nsr_gym.files import write_whole
 from nsr_gym.registry import make_agent
 
@@ -26,6 +26,9 @@ def calibrate(
     similar one, or the one with the lowest trial loss): it holds the task or it does not. Each
     threshold is the one with the lowest balanced error, midway between the nearest values.
 
+    Where the environment sorts its view by a router other than cosine similarity, or shows its
+    signals, the router's score and the novelty are cut in the same way, and nothing else is.
+
     Where the bank has a byte budget, the cut points between ranks are found first (see
     `best_rank_cuts`), and the oracle that keeps to them plays.
 
@@ -36,7 +39,8 @@ def calibrate(
 
     Returns:
         The name of the pool, and plain JSON: both thresholds, their error rates, the cut points
-        where there is a byte budget, and what they were measured on.
+        where there is a byte budget, and what they were measured on; with another router or with
+        signals `scores`: the router, or `novelty/` and the bank -> the same of its one threshold.
     """
     env: Any = gym.make_vec(
         environment,
@@ -46,6 +50,7 @@ def calibrate(
     )
     try:
         layout, pool = env.unwrapped.engine.layout, env.unwrapped.engine.pool_name
+        config = env.unwrapped.engine.config
         arrivals, _ = _play(env, make_agent("oracle", env), seeds)
         cuts: dict[str, Any] = {}
         held = layout.read(arrivals, "stored_rank")[:, 0] > 0
@@ -59,8 +64,24 @@ def calibrate(
     held = layout.read(arrivals, "stored_rank") > 0
     own = layout.read(arrivals, "same_task") > 0.5
     similarity = layout.read(arrivals, "similarity").astype(np.float64)
-    loss = layout.unscale_loss(layout.read(arrivals, "trial_loss"))
+    measured = {
+        "split": "train",
+        "episodes": len(seeds),
+        "arrivals": len(arrivals),
+        "environment": environment,
+        "arguments": dict(arguments or {}),
+    }
     cut, wrong = _decide(np.where(held, similarity, -np.inf), own)
+    scores = {}
+    if config.router != "cosine":
+        scores[config.router] = {"threshold": cut, "error": wrong, **measured}
+    if config.observe_signals:
+        familiar = 1.0 - layout.read(arrivals, "novelty").astype(np.float64)
+        cut, wrong = _decide(familiar, own.any(axis=1, keepdims=True))
+        scores[f"novelty/{config.bank}"] = {"threshold": 1.0 - cut, "error": wrong, **measured}
+    if scores:
+        return pool, {"scores": scores}
+    loss = layout.unscale_loss(layout.read(arrivals, "trial_loss"))
     loss_cut, loss_wrong = _decide(np.where(held, -loss, -np.inf), own)
     return pool, {
         "similarity": cut,
@@ -68,11 +89,7 @@ def calibrate(
         "trial_loss": -loss_cut,
         "trial_loss_error": loss_wrong,
         **cuts,
-        "split": "train",
-        "episodes": len(seeds),
-        "arrivals": len(arrivals),
-        "environment": environment,
-        "arguments": dict(arguments or {}),
+        **measured,
     }
 
 
@@ -150,8 +167,20 @@ def best_cut(high: NDArray[np.float64], low: NDArray[np.float64]) -> tuple[float
 
 
 def update_file(path: Path, pool: str, found: dict[str, Any]) -> None:
-    """Replace one pool's entry in a JSON file of thresholds."""
+    """Replace one pool's entry in a JSON file of thresholds, of its `scores` those found alone.
+
+    Raises:
+        StateError: scores alone were found, for a pool that has no entry yet.
+    """
     table = json.loads(path.read_text()) if path.exists() else {}
-    table[pool] = found
+    if "scores" in found and pool not in table:
+        raise StateError(
+            f"Expected thresholds of {pool!r} in {path} before those of its scores; calibrate "
+            "without router and observe_signals first."
+        )
+    entry = table.get(pool, {})
+    scores = entry.get("scores", {}) | found.get("scores", {})
+    whole = entry | found if "scores" in found else found
+    table[pool] = whole | ({"scores": scores} if scores else {})
     text = json.dumps(table, indent=2) + "\n"
     write_whole(path, lambda file: file.write_text(text))

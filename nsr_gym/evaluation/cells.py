@@ -32,6 +32,7 @@ class Cell:
         seeds: played side by side in one batch.
         arguments: of the environment, plain JSON.
         agent_arguments: of the agent, plain JSON.
+        routers: see `nsr_gym.evaluation.rollout.play`.
         spec: of the agent, so that a process that never registered it can run the cell.
     """
 
@@ -40,6 +41,7 @@ class Cell:
     seeds: tuple[int, ...]
     arguments: Mapping[str, Any] = field(default_factory=dict)
     agent_arguments: Mapping[str, Any] = field(default_factory=dict)
+    routers: tuple[str, ...] = ()
     spec: AgentSpec | None = None
 
     @property
@@ -62,6 +64,7 @@ class Cell:
             self.seeds,
             arguments=dict(self.arguments),
             agent_arguments=dict(self.agent_arguments),
+            routers=self.routers,
             progress=progress,
         )
 

@@ -40,6 +40,7 @@ class Comparison:
         seeds: the same for every agent: common random numbers.
         arguments: of the environments, plain JSON.
         agent_arguments: agent -> arguments of its constructor, plain JSON.
+        routers: see `nsr_gym.evaluation.rollout.play`.
         block: seeds that one cell plays side by side.
     """
 
@@ -48,6 +49,7 @@ class Comparison:
     seeds: tuple[int, ...]
     arguments: dict[str, Any] = field(default_factory=dict)
     agent_arguments: dict[str, dict[str, Any]] = field(default_factory=dict)
+    routers: tuple[str, ...] = ()
     block: int = 10
 
     def __post_init__(self) -> None:
@@ -93,6 +95,7 @@ class Comparison:
                 seeds=self.seeds[first : first + self.block],
                 arguments=self.arguments,
                 agent_arguments=self.agent_arguments.get(agent, {}),
+                routers=self.routers,
                 spec=agent_spec(agent),
             )
             for environment in self.environments

@@ -31,6 +31,7 @@ def play(
     *,
     arguments: dict[str, Any] | None = None,
     agent_arguments: dict[str, Any] | None = None,
+    routers: Sequence[str] = (),
     progress: Callable[[int], None] | None = None,
 ) -> pd.DataFrame:
     """Play one episode per seed, all side by side, and return one row per visit.
@@ -44,6 +45,9 @@ def play(
             for the same seed.
         arguments: of the environment; `split` is `"test"` where they do not say.
         agent_arguments: of the agent.
+        routers: of `nsr_gym.routing.ROUTERS`: after an episode's last visit each names the entry
+            that answers every test image of every task, without a task identity. Live
+            environments only.
         progress: called with the number of visits made since the last call.
 
     Returns:
@@ -51,7 +55,9 @@ def play(
         every task of the stream after the visit, of the model as the agent would use it. Exact
         ones: `reward` and `oracle_reward` are sums over the visit's `steps`, `wrong` counts those
         that were not right (or the miss), and `finished` is False for a visit that a limit of
-        steps cut off.
+        steps cut off. For each router, `routed.<name>` is the accuracy and `right.<name>` the
+        share of images whose entry was last trained on their own task, means over tasks, NaN
+        before the last visit.
 
     Raises:
         UnknownNameError: no such agent or argument.
@@ -62,9 +68,17 @@ def play(
         raise InvalidValueError("Expected at least one seed; got none.")
     spec, family = agent_spec(agent), environment_family(environment)
     check_arguments(arguments or {})
-    episode = _episode if family == "live" else play_exact
+    numbers = [int(seed) for seed in seeds]
+    if routers and family != "live":
+        raise InvalidValueError(
+            f"Expected no routers for {environment}, which has no images to route; got "
+            f"{list(routers)}."
+        )
     with opened(environment, agent, len(seeds), arguments, agent_arguments) as (env, player):
-        table = episode(env, player, [int(seed) for seed in seeds], progress)
+        if family == "live":
+            table = _episode(env, player, numbers, routers, progress)
+        else:
+            table = play_exact(env, player, numbers, progress)
     table.insert(0, "environment", environment)
     table.insert(1, "agent", agent)
     table.insert(2, "access", spec.access)
@@ -120,7 +134,11 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
 
 
 def _episode(
-    env: Any, player: Any, seeds: list[int], progress: Callable[[int], None] | None
+    env: Any,
+    player: Any,
+    seeds: list[int],
+    routers: Sequence[str],
+    progress: Callable[[int], None] | None,
 ) -> pd.DataFrame:
     engine, n = env.unwrapped.engine, len(seeds)
     rows = np.arange(n)
@@ -150,6 +168,14 @@ def _episode(
         frame["retention"] = _own(retention, num_tasks[playing])
         frame["baseline"] = _own(baseline[playing], num_tasks[playing])
         frame["seconds"] = spent
+        over = terminated[playing]
+        for name in routers:
+            found = engine.routed(name) if over.any() else None
+            for column, values in (("routed", "accuracy"), ("right", "right")):
+                frame[f"{column}.{name}"] = np.nan
+                if found is not None:
+                    means = np.nanmean(getattr(found, values)[playing], axis=1)
+                    frame.loc[over, f"{column}.{name}"] = means[over]
         frames.append(frame)
         if progress is not None:
             progress(len(playing))

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from nsr_gym.backbones.base import Backbone, Site
+from nsr_gym.backbones.base import Backbone, FrozenMap, Site, SiteMap
 from nsr_gym.errors import InvalidValueError
 
 Factors = dict[str, tuple[Tensor, Tensor]]
 """Site name -> (up, down) of shapes (n, d_out, R) and (n, R, d_in)."""
+
+Heads = tuple[Tensor, Tensor]
+"""(weight (n, C, feature_dim), bias (n, C)): heads of n episodes on the backbone's features."""
+
+Deltas = Mapping[str, Tensor]
+"""Site name -> (n, d_out, d_in), updates of the weights as dense matrices."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +29,11 @@ class Adapters:
     Attributes:
         factors: site name -> (up, down) of shapes (n, d_out, R) and (n, R, d_in). A direction
             that is not in use has up = 0 and down = 0.
+        head: heads of their own, where they do not share the backbone's.
     """
 
     factors: Factors
+    head: Heads | None = None
 
     def __len__(self) -> int:
         """Return the number of episodes."""
@@ -33,13 +41,21 @@ class Adapters:
 
     def __getitem__(self, rows: Tensor | slice) -> Adapters:
         """Return the adapters of some episodes (a view for a slice, else a copy)."""
-        return Adapters({site: (up[rows], down[rows]) for site, (up, down) in self.factors.items()})
+        return Adapters(
+            {site: (up[rows], down[rows]) for site, (up, down) in self.factors.items()},
+            None if self.head is None else (self.head[0][rows], self.head[1][rows]),
+        )
 
     @classmethod
     def zeros(
-        cls, sites: Sequence[Site], n: int, rank: int, device: torch.device | str = "cpu"
+        cls,
+        sites: Sequence[Site],
+        n: int,
+        rank: int,
+        device: torch.device | str = "cpu",
+        head: tuple[int, int] | None = None,
     ) -> Adapters:
-        """Return empty adapters.
+        """Return empty adapters, with heads of zeros where `head` says (classes, features).
 
         Raises:
             InvalidValueError: the rank is above a site's width, or not positive.
@@ -52,7 +68,10 @@ class Adapters:
                     torch.zeros(n, rank, site.d_in, device=device),
                 )
                 for site in sites
-            }
+            },
+            None
+            if head is None
+            else (torch.zeros(n, *head, device=device), torch.zeros(n, head[0], device=device)),
         )
 
     @classmethod
@@ -65,13 +84,18 @@ class Adapters:
                     torch.cat([part.factors[site][1] for part in parts]),
                 )
                 for site in parts[0].factors
-            }
+            },
+            None
+            if parts[0].head is None
+            else tuple(map(torch.cat, zip(*(part.head for part in parts), strict=True))),
         )
 
     def put(self, rows: Tensor, other: Adapters) -> None:
         """Overwrite the adapters of some episodes."""
         for site, (up, down) in self.factors.items():
             up[rows], down[rows] = other.factors[site]
+        if self.head is not None and other.head is not None:
+            self.head[0][rows], self.head[1][rows] = other.head
 
     def keep(self, ranks: Tensor) -> None:
         """Clear every direction from ranks (n,) on."""
@@ -83,7 +107,9 @@ class Adapters:
     def finite(self) -> Tensor:
         """Return which episodes' factors are all finite, (n,) bool."""
         parts = [
-            part.flatten(1).isfinite().all(dim=1) for pair in self.factors.values() for part in pair
+            part.flatten(1).isfinite().all(dim=1)
+            for pair in (*self.factors.values(), self.head or ())
+            for part in pair
         ]
         return torch.stack(parts).all(dim=0)
 
@@ -98,6 +124,15 @@ class Adapters:
                 for site, (up, down) in self.factors.items()
             }
         )
+
+    def directions(self) -> Tensor:
+        """Return which directions of each site are in use, (n, R, sites) bool."""
+        pairs = self.factors.values()
+        return torch.stack([(up != 0).any(1) | (down != 0).any(2) for up, down in pairs], dim=2)
+
+    def used(self) -> Tensor:
+        """Return how many directions are in use on the site that uses most, (n,) int64."""
+        return self.directions().sum(dim=1).amax(dim=1)
 
     @property
     def rank(self) -> int:
@@ -118,6 +153,18 @@ def check_rank(sites: Sequence[Site], rank: int) -> None:
             f"Expected a rank between 1 and {width}, the width of the narrowest adapted site "
             f"({narrowest.name!r}, {narrowest.d_out} x {narrowest.d_in}); got {rank}."
         )
+
+
+def summed(others: Mapping[str, tuple[Tensor, Tensor]], signs: Tensor | None = None) -> Deltas:
+    """Add up entries, site -> (up (n, K, d_out, R), down (n, K, R, d_in)), as dense updates.
+
+    Signs (n, K) in {-1, 0, 1} compose them (LoRA-DRS subtracts); None: all are added.
+    """
+    total = {}
+    for site, (up, down) in others.items():
+        signed = up if signs is None else up * signs.to(up)[:, :, None, None]
+        total[site] = torch.bmm(signed.transpose(1, 2).flatten(2), down.flatten(1, 2))
+    return total
 
 
 class FactoredMap:
@@ -185,6 +232,80 @@ class _AdaptedLinear(torch.autograd.Function):
             grad_x.view(*grad_low.shape[:2], -1).baddbmm_(grad_low, down)
         grad_up = torch.bmm(low.mT, _rows(grad))
         return grad_x, None, None, None, grad_up, torch.bmm(grad_low.mT, _rows(x))
+
+
+class OffsetMap:
+    """Adds fixed dense updates, one for each episode, to what another map applies."""
+
+    def __init__(self, inner: SiteMap, deltas: Deltas) -> None:
+        """Take the map and the updates, site name -> (n, d_out, d_in)."""
+        self._inner, self._deltas = inner, deltas
+
+    def __call__(self, site: str, x: Tensor, frozen: Tensor | None = None) -> Tensor:
+        """Return the adapted output for x (n, ..., d_in), episode by episode."""
+        y = self._inner(site, x, frozen)
+        return y + torch.bmm(_rows(x), self._deltas[site].mT).view_as(y)
+
+
+class HeadedMap:
+    """Another map, with a head that is not the backbone's."""
+
+    def __init__(self, inner: SiteMap, head: Callable[[Tensor], Tensor]) -> None:
+        """Take the map, and what gives logits (n, k, C) for features (n, k, feature_dim)."""
+        self._inner, self.head = inner, head
+
+    def __call__(self, site: str, x: Tensor, frozen: Tensor | None = None) -> Tensor:
+        """Return the inner map's output for x."""
+        return self._inner(site, x, frozen)
+
+
+def apply_heads(features: Tensor, heads: Heads) -> Tensor:
+    """Return logits (n, k, C) for features (n, k, feature_dim), episode by episode."""
+    weight, bias = heads
+    return torch.baddbmm(bias[:, None, :], features, weight.mT)
+
+
+class CapturingMap:
+    """Keeps what enters every site while another map is applied."""
+
+    def __init__(self, inner: SiteMap) -> None:
+        """Take the map to apply."""
+        self._inner = inner
+        self.inputs: dict[str, Tensor] = {}
+
+    def __call__(self, site: str, x: Tensor, frozen: Tensor | None = None) -> Tensor:
+        """Return the inner map's output for x (n, ..., d_in), and keep x as (n, k, d_in)."""
+        self.inputs[site] = _rows(x).clone()  # the network may overwrite it
+        return self._inner(site, x, frozen)
+
+
+class MixedMap:
+    """Applies W x + b + sum over entries of w up (down x), with weights of its own for each image.
+
+    One pass answers every image from the entry that a router names for it: weights of 0 and 1
+    pick, others blend outputs, which for a linear map is blending the products ("product mix").
+    """
+
+    def __init__(self, backbone: Backbone, entries: Factors, weights: Tensor) -> None:
+        """Take the entries and the weights.
+
+        Args:
+            backbone: the frozen network.
+            entries: site -> (up (n, K, d_out, R), down (n, K, R, d_in)).
+            weights: (n, k, K) of every image's entries.
+        """
+        self._frozen, self._entries = FrozenMap(backbone), entries
+        self._weights = weights
+
+    def __call__(self, site: str, x: Tensor, frozen: Tensor | None = None) -> Tensor:
+        """Return the adapted output for x (n, k, ..., d_in), image by image."""
+        up, down = self._entries[site]
+        n, k, entries, rank = *x.shape[:2], *up.shape[1:4:2]
+        low = torch.bmm(_rows(x), down.flatten(1, 2).mT)
+        low = low.view(n, k, -1, entries, rank) * self._weights.to(x.dtype)[:, :, None, :, None]
+        y = self._frozen(site, x, frozen)
+        blend = torch.bmm(low.view(n, -1, entries * rank), up.transpose(2, 3).flatten(1, 2))
+        return y + blend.view_as(y)
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -73,7 +73,7 @@ class _Part:
             if self.ragged:
                 valid = torch.arange(self.width, device=tasks.device) < self.sizes[tasks][:, None]
             return Images(tuple(part[tasks] for part in self.prefix), self.labels[tasks], valid)
-        rows = tasks[:, None] * self.width + index
+        rows = (tasks if tasks.ndim == 2 else tasks[:, None]) * self.width + index
         flat, shape = rows.reshape(-1), rows.shape
         return Images(
             tuple(
@@ -91,8 +91,14 @@ class TaskData:
         train_sizes: training images of each task, (tasks,) int64 NumPy array.
     """
 
-    def __init__(self, pool: TaskPool, backbone: Backbone) -> None:
+    def __init__(self, pool: TaskPool, backbone: Backbone, *, own_heads: bool = False) -> None:
         """Prepare for lazy filling; no task is computed before it is asked for.
+
+        Args:
+            pool: the tasks.
+            backbone: the frozen network.
+            own_heads: whether tasks bring heads of their own, so that the backbone's classes do
+                not matter.
 
         Raises:
             InvalidValueError: the pool's images or classes do not fit the backbone.
@@ -103,7 +109,7 @@ class TaskData:
                 f"{pool.name!r} has {pool.input_shape}. Reshape the images or take a backbone "
                 "made for them."
             )
-        if pool.num_classes > backbone.num_classes:
+        if not own_heads and pool.num_classes > backbone.num_classes:
             raise InvalidValueError(
                 f"Expected at most {backbone.num_classes} classes, the outputs of the backbone's "
                 f"head; the pool {pool.name!r} has {pool.num_classes}."
@@ -115,7 +121,7 @@ class TaskData:
         self._filled = np.zeros(len(pool.tasks), dtype=bool)
 
     def train(self, tasks: Tensor, index: Tensor) -> Images:
-        """Return training images by task (n,) and image index (n, k)."""
+        """Return training images by image index (n, k) and task, (n,) or (n, k)."""
         self.fill(tasks)
         return self._train.gather(tasks, index)
 

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
-from torch.optim.adam import adam
 
-from nsr_gym.backbones.base import Backbone, FrozenMap, SiteMap
-from nsr_gym.errors import InvalidValueError
-from nsr_gym.learning.adapters import (
-    Adapters,
-    FactoredMap,
-    MergedMap,
-)
+from nsr_gym.backbones.base import Backbone, SiteMap
+from nsr_gym.errors import InvalidValueError, unknown
+from nsr_gym.learning.adapters import Adapters, summed
 from nsr_gym.learning.data import Images, TaskData
+from nsr_gym.learning.measuring import Measuring
+from nsr_gym.learning.run import Run
+from nsr_gym.learning.visit import Visit
+
+if TYPE_CHECKING:
+    from nsr_gym.bank.bank import TaskKnowledgeBank
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,153 +62,179 @@ class LearnerConfig:
                 raise InvalidValueError(f"Expected {field.name} to be {bound}; got {value!r}.")
 
 
-_CPU_BLOCK = 2048
-"""Images that are evaluated at once on a CPU."""
-
-
 _LEAST_PART = 4
 """Episodes that are worth a thread of their own."""
 
+Ints = NDArray[np.int64]
 
-class LoRALearner:
+
+class LoRALearner(Measuring):
     """Trains the adapters of n episodes at once on a frozen backbone.
 
     Cross-entropy on the task's images plus, after a recall only, KL divergence at a
     temperature towards the recalled model on the same images (NSR, arXiv 2606.30067: the
     abstract names distillation; the form is ours, DESIGN section 5). Adam starts afresh at
     every visit, so that its moments carry nothing across a switch.
+
+    Other learners derive from it. `prepare` changes what a visit starts from, `run_class` how it
+    trains, `finish` and `commit` what is kept of it for later visits.
+
+    Attributes:
+        name: what the argument `learner` of an environment takes.
+        sums: whether the model is the sum of all entries, so that it takes an additive bank.
+        keeps_own: whether the model in use is the learner's own, whatever the bank holds.
+        needs_basis: whether it takes a bank whose entries share bases.
+        defaults: option -> its default, of those that the constructor takes.
     """
 
-    def __init__(self, backbone: Backbone, config: LearnerConfig) -> None:
-        self.backbone = backbone
-        self.config = config
+    name: ClassVar[str] = "lora"
+    sums: ClassVar[bool] = False
+    keeps_own: ClassVar[bool] = False
+    needs_basis: ClassVar[bool] = False
+    run_class: ClassVar[type[Run]] = Run
+    defaults: ClassVar[Mapping[str, Any]] = {}
 
-    def learn(
+    def __init__(
         self,
-        data: TaskData,
-        tasks: Tensor,
-        start: Adapters,
-        batches: Tensor,
+        backbone: Backbone,
+        config: LearnerConfig,
         *,
-        recalled: Tensor | None = None,
-        trainable: Tensor | None = None,
-    ) -> tuple[Adapters, Tensor]:
+        num_episodes: int = 1,
+        num_tasks: int = 1,
+        max_rank: int = 8,
+        num_classes: int | None = None,
+        modifiers: Mapping[str, tuple[type[Run], Mapping[str, Any]]] | None = None,
+        **options: Any,
+    ) -> None:
+        """Prepare for episodes.
+
+        Args:
+            backbone: the frozen network.
+            config: how a visit trains.
+            num_episodes: E, for what is kept of each from visit to visit.
+            num_tasks: tasks of the pool.
+            max_rank: R.
+            num_classes: C, where adapters bring heads of their own; None: the backbone's.
+            modifiers: name -> (class, options); see `nsr_gym.learning.kinds`.
+            **options: those of `defaults`.
+
+        Raises:
+            UnknownNameError: an option that the learner does not have.
+        """
+        super().__init__(backbone)
+        self.config = config
+        self.num_episodes, self.num_tasks, self.max_rank = num_episodes, num_tasks, max_rank
+        self.num_classes = backbone.num_classes if num_classes is None else num_classes
+        for name in options:
+            if name not in self.defaults:
+                raise unknown(f"option of the learner {self.name!r}", name, self.defaults)
+        self.options = {**self.defaults, **options}
+        self.modifiers = dict(modifiers or {})
+        kinds = tuple(kind for kind, _ in self.modifiers.values())
+        self._run: type[Run] = self.run_class
+        if kinds:
+            self._run = type("ModifiedRun", (*kinds, self.run_class), {})
+        self._run_options = {name: chosen for name, (_, chosen) in self.modifiers.items()}
+
+    def begin(self, rows: Ints) -> None:
+        """Forget everything about episodes that start anew."""
+
+    def prepare(self, data: TaskData, visit: Visit) -> Visit:
+        """Return the visit as it is to be trained; called for all its episodes together.
+
+        In an additive bank the other entries lie under the adapter.
+        """
+        return visit if visit.others is None else replace(visit, base=summed(visit.others))
+
+    def finish(self, data: TaskData, visit: Visit, trained: Adapters) -> None:
+        """Work out what is to be kept of a visit, once it is trained; nothing is kept yet."""
+
+    def commit(self, rows: Ints, slots: Ints, bank: TaskKnowledgeBank | None) -> None:
+        """Keep what the last `finish` left of episodes `rows` (n,), whose results were reserved.
+
+        Args:
+            rows: episodes of the last visit, some or all of them.
+            slots: (n,) where their results lie.
+            bank: which the results lie in.
+        """
+
+    def own(self, rows: Ints) -> Adapters:
+        """Return the learner's own model of episodes `rows`, where it `keeps_own`."""
+        raise NotImplementedError
+
+    def nbytes(self, rows: Ints) -> Ints:
+        """Return the bytes that the learner keeps of episodes from visit to visit, (n,)."""
+        return np.zeros(len(rows), dtype=np.int64)
+
+    def free_capacity(self, rows: Ints) -> NDArray[np.float64] | None:
+        """Return the share of input directions left for new tasks, (n,); None: no such notion."""
+        return None
+
+    def learn(self, data: TaskData, visit: Visit) -> tuple[Adapters, Tensor]:
         """Train one visit of n episodes.
 
         Args:
             data: the prepared tasks.
-            tasks: (n,) int64, the visited task of each episode.
-            start: the adapters to start from; they are not modified.
-            batches: (n, L, u, batch size) int64, which training images each update sees.
-            recalled: (n,) bool, which episodes distil towards their start; None: none does.
-            trainable: (n, R) bool, which directions may change; None: all. Directions whose
-                factors are both zero never change, so a smaller granted rank needs no mask.
+            visit: what to train.
 
         Returns:
             The trained adapters and the test accuracy (n, L + 1), before the first and after
             every learning step.
         """
-        threads = torch.get_num_threads() if tasks.device.type == "cpu" else 1
-        parts = min(threads, len(tasks) // _LEAST_PART)
+        visit = self.prepare(data, visit)
+        threads = torch.get_num_threads() if visit.tasks.device.type == "cpu" else 1
+        parts = min(threads, len(visit) // _LEAST_PART)
         if parts <= 1:
-            return self._learn(data, tasks, start, batches, recalled, trainable)
+            trained, curve = self._learn(data, visit)
+            self.finish(data, visit, trained)
+            return trained, curve
         # Episodes do not touch each other: with a part of them, each core has products of its
         # own, where one product split over cores would wait at every one of its many ends.
-        data.fill(tasks)
+        data.fill(visit.tasks if visit.batch_tasks is None else visit.batch_tasks)
 
         def one(rows: slice) -> tuple[Adapters, Tensor]:
             torch.set_num_threads(1)  # of this thread
-            recall = None if recalled is None else recalled[rows]
-            train = None if trainable is None else trainable[rows]
-            return self._learn(data, tasks[rows], start[rows], batches[rows], recall, train)
+            return self._learn(data, visit[rows])
 
-        size = -(-len(tasks) // parts)
-        rows = [slice(first, first + size) for first in range(0, len(tasks), size)]
+        size = -(-len(visit) // parts)
+        rows = [slice(first, first + size) for first in range(0, len(visit), size)]
         try:
             with ThreadPoolExecutor(len(rows)) as pool:
                 done = list(pool.map(one, rows))
         finally:
             torch.set_num_threads(threads)
-        return Adapters.cat([adapters for adapters, _ in done]), torch.cat([c for _, c in done])
+        trained = Adapters.cat([adapters for adapters, _ in done])
+        self.finish(data, visit, trained)
+        return trained, torch.cat([curve for _, curve in done])
 
-    def _learn(
-        self,
-        data: TaskData,
-        tasks: Tensor,
-        start: Adapters,
-        batches: Tensor,
-        recalled: Tensor | None,
-        trainable: Tensor | None,
-    ) -> tuple[Adapters, Tensor]:
-        config = self.config
-        test = data.test(tasks)
+    def _learn(self, data: TaskData, visit: Visit) -> tuple[Adapters, Tensor]:
+        config, recalled = self.config, visit.recalled
+        test = data.test(visit.tasks)
+        rows = visit.rows if len(visit.rows) else None
         teacher, pull = None, None
         if recalled is not None and config.distillation > 0 and bool(recalled.any()):
-            teacher = self._maps(start, len(tasks), config.updates * config.batch_size)
+            size = config.updates * config.batch_size
+            teacher = list(self.maps(visit.start, visit.base, len(visit), size))
             pull = config.distillation * config.temperature * recalled[:, None]
-        leaves = {site: (_leaf(up.mT), _leaf(down)) for site, (up, down) in start.factors.items()}
-        student = Adapters(
-            {s: (up_t.detach().mT, down.detach()) for s, (up_t, down) in leaves.items()}
-        )
-        student_map = FactoredMap(self.backbone, leaves)
-        optimiser = _Adam([leaf for pair in leaves.values() for leaf in pair], config.learning_rate)
-        curve = [self.accuracy(test, start)]
+        run = self._run(self, visit, self._run_options)
+        curve = [self.accuracy(test, run.model(), visit.base, rows)]
         for step in range(config.learning_steps):
-            images = data.train(tasks, batches[:, step].flatten(1))
+            index = visit.batches[:, step].flatten(1)
+            tasks = visit.tasks
+            if visit.batch_tasks is not None:
+                tasks = visit.batch_tasks[:, step].flatten(1)
+            images = data.train(tasks, index)
             target = self._target(images, teacher, pull)
             for update in range(config.updates):
                 seen = slice(update * config.batch_size, (update + 1) * config.batch_size)
-                logits = self.logits(images.part(seen), student_map)
-                logits.backward(self._gradient(logits, target[:, :, seen], pull))
-                optimiser.step(trainable)
-            curve.append(self.accuracy(test, student))
-        return student, torch.stack(curve, dim=1)
-
-    def logits(self, images: Images, site_map: SiteMap) -> Tensor:
-        """Return logits (n, k, num_classes)."""
-        return self.backbone.head(self.backbone.forward(images.prefix, site_map))
-
-    @torch.no_grad()
-    def accuracy(self, images: Images, adapters: Adapters | None) -> Tensor:
-        """Return the share of right answers (n,), with adapters or with none (None)."""
-        return torch.cat(
-            [
-                _mean(logits.argmax(dim=-1) == block.labels, block.valid)
-                for block, logits in self._measure(images, adapters)
-            ]
-        )
-
-    @torch.no_grad()
-    def loss(self, images: Images, adapters: Adapters | None) -> Tensor:
-        """Return the mean cross-entropy (n,) in nats, with adapters or with none (None)."""
-        return torch.cat(
-            [
-                _mean(
-                    functional.cross_entropy(logits.movedim(-1, 1), block.labels, reduction="none"),
-                    block.valid,
+                aim = target[:, :, seen]
+                run.update(
+                    images.part(seen), lambda logits, aim=aim: self._gradient(logits, aim, pull)
                 )
-                for block, logits in self._measure(images, adapters)
-            ]
-        )
-
-    def _measure(
-        self, images: Images, adapters: Adapters | None
-    ) -> Iterator[tuple[Images, Tensor]]:
-        """Yield blocks of episodes with their logits."""
-        for rows, site_map in self._maps(adapters, *images.labels.shape):
-            yield images[rows], self.logits(images[rows], site_map)
-
-    def _maps(self, adapters: Adapters | None, n: int, k: int) -> list[tuple[slice, SiteMap]]:
-        """Return blocks of n episodes with k images each, and the map to measure them with.
-
-        On a CPU a block's activations stay in the cache; measured on the digits, that halves
-        the time of an evaluation at 64 episodes.
-        """
-        size = max(1, _CPU_BLOCK // k) if self.backbone.device.type == "cpu" else n
-        blocks = [slice(first, first + size) for first in range(0, n, size)]
-        if adapters is None:
-            return [(rows, FrozenMap(self.backbone)) for rows in blocks]
-        return [(rows, MergedMap(self.backbone, adapters[rows].factors)) for rows in blocks]
+            if step == config.learning_steps - 1:
+                run.finish()
+            curve.append(self.accuracy(test, run.model(), visit.base, rows))
+        return run.result(), torch.stack(curve, dim=1)
 
     @torch.no_grad()
     def _target(
@@ -224,7 +253,7 @@ class LoRALearner:
         Returns:
             (C, n, k), y one-hot labels and q the teacher's softmax outputs at temperature T.
         """
-        shape = (self.backbone.num_classes, *images.labels.shape)
+        shape = (self.num_classes, *images.labels.shape)
         target = torch.zeros(shape, device=images.labels.device)
         target.scatter_(0, images.labels[None], 1.0)
         if teacher is not None and pull is not None:
@@ -249,40 +278,6 @@ class LoRALearner:
         return gradient.div_(logits.shape[1]).movedim(0, -1).contiguous()
 
 
-def _leaf(values: Tensor) -> Tensor:
-    """Copy values (n, R, d) into a contiguous leaf of the gradient."""
-    return values.clone(memory_format=torch.contiguous_format).requires_grad_()
-
-
-class _Adam:
-    """Adam (Kingma and Ba, 2015), without what an optimiser object costs at every step.
-
-    For a few episodes `torch.optim.Adam` spends more time on bookkeeping than on the update.
-    """
-
-    def __init__(self, leaves: list[Tensor], learning_rate: float) -> None:
-        self._leaves, self._learning_rate = leaves, learning_rate
-        self._first = [torch.zeros_like(leaf) for leaf in leaves]
-        self._second = [torch.zeros_like(leaf) for leaf in leaves]
-        self._steps = [torch.zeros((), device=leaf.device) for leaf in leaves]
-
-    @torch.no_grad()
-    def step(self, trainable: Tensor | None) -> None:
-        """Update leaves (n, R, d) by their gradients, where directions (n, R) are trainable."""
-        gradients = []
-        for leaf in self._leaves:
-            assert leaf.grad is not None
-            if trainable is not None:
-                leaf.grad.masked_fill_(~trainable[:, :, None], 0.0)
-            gradients.append(leaf.grad)
-            leaf.grad = None  # so that the next backward pass has nothing to add to
-        adam(
-            self._leaves, gradients, self._first, self._second, [], self._steps,
-            fused=True, amsgrad=False, beta1=0.9, beta2=0.999, lr=self._learning_rate,
-            weight_decay=0.0, eps=1e-8, maximize=False,
-        )  # fmt: skip
-
-
 def _lead(logits: Tensor) -> Tensor:
     """Move the classes of (n, k, C) to the front, contiguously."""
     return logits.movedim(-1, 0).contiguous()
@@ -291,10 +286,3 @@ def _lead(logits: Tensor) -> Tensor:
 def _softmax(lead: Tensor, temperature: float = 1.0) -> Tensor:
     """Return softmax outputs of logits (C, n, k) at a temperature."""
     return torch.softmax(lead if temperature == 1.0 else lead / temperature, dim=0)
-
-
-def _mean(values: Tensor, valid: Tensor | None) -> Tensor:
-    """Average (n, k) over the valid images, in double precision."""
-    if valid is None:
-        return values.double().mean(dim=1)
-    return (values.double() * valid).sum(dim=1) / valid.sum(dim=1)

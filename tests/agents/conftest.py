@@ -1,8 +1,9 @@
-"""What the tests of the exact environments' agents share."""
+"""What the tests of agents share: whole exact episodes, and live observations made by hand."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from nsr_gym.agents import agent_spec, make_agent
+from nsr_gym.envs.layout import GLOBAL_FIELDS, VIEW_FIELDS, ObservationLayout
 from nsr_gym.registration import ENVIRONMENTS
 
 
@@ -55,3 +57,63 @@ def agrees() -> Callable[[np.ndarray, float], bool]:
         return bool(error > 0 and abs(values.mean() - exact) <= 3 * error)
 
     return within
+
+
+class ByHand:
+    """Live observations made by hand, and agents that are shown them without an environment.
+
+    Attributes:
+        ranks: that can be granted.
+        view: S, entries in view.
+    """
+
+    ranks = (1, 2, 4, 8)
+    view = 4
+
+    def stub(self, router: str = "cosine", *, signals: bool = False) -> Any:
+        """Return what an agent reads of an environment; a direction takes 1000 bytes."""
+        sizes = dict.fromkeys(VIEW_FIELDS, self.view) | dict.fromkeys(GLOBAL_FIELDS, 1)
+        if router != "cosine":
+            sizes["route_backbone"] = 1
+        if signals:
+            sizes |= {"energy": len(self.ranks), "novelty": 1, "free_capacity": 1}
+        store = SimpleNamespace(entry_bytes=lambda rank: {"factors": rank * 1000})
+        bank = SimpleNamespace(store=store, embedding=np.zeros(0, np.float32), embedding_dim=0)
+        most = self.ranks[-1]
+        engine = SimpleNamespace(
+            family="live",
+            layout=ObservationLayout(sizes, 10, self.ranks),
+            config=SimpleNamespace(
+                access="bank", ranks=self.ranks, max_rank=most, router=router, bank="per_task"
+            ),
+            memory=SimpleNamespace(bank=bank),
+            pool_name="digits-permutation",
+        )
+        env = SimpleNamespace(engine=engine)
+        env.unwrapped = env
+        return env
+
+    def agent(self, name: str, **arguments: Any) -> Any:
+        """Make a named agent for a stub of the environment that it asks for."""
+        chosen = agent_spec(name).environment_arguments("live")
+        router = chosen.get("router", "cosine")
+        env = self.stub(router, signals=chosen.get("observe_signals", False))
+        return make_agent(name, env, **arguments)
+
+    def seen(self, agent: Any, *, stored: Sequence[int] = (), **fields: Any) -> np.ndarray:
+        """Lay out one observation, (size,), as it is encoded; `stored` are the ranks held."""
+        values = {name: np.zeros((1, size)) for name, size in agent.layout.sizes.items()}
+        values["trial_loss"][:] = values["budget_left"][:] = 1.0
+        fields["stored_rank"] = np.array(stored) / self.ranks[-1]
+        for name, given in fields.items():
+            values[name][0, : np.size(given)] = given
+        return np.asarray(agent.layout.encode(1, values)[0])
+
+    def action(self, agent: Any, **fields: Any) -> list[int]:
+        """Return what an agent does on seeing that."""
+        return list(agent.predict(self.seen(agent, **fields))[0].tolist())
+
+
+@pytest.fixture(scope="session")
+def by_hand() -> ByHand:
+    return ByHand()

@@ -45,6 +45,17 @@ WRONG_VALUES: dict[str, list[Any]] = {
     "distillation": [-0.1, NAN, INF, "0.1", None, True],
     "temperature": NOT_POSITIVE,
     "init_gain": NOT_POSITIVE,
+    "head": ["", "train", None, 3],
+    "learner": ["", "lora2", None, 3, ["lora"]],
+    "learner_options": [{"eps": 1}, 3, None, ["eps"], {3: 1}],
+    "modifiers": [["ema"], {"sam": 3}, 3, None, {"sam": {"r": 1}}, {"sam": {"radius": -1}}],
+    "bank": ["", "per-task", None, 3],
+    "bank_options": [{"k": 4}, 3, None, {"dtype": "int8"}],
+    "router": ["", "cosin", None, 3],
+    "router_options": [{"lambda": 1}, 3, None, {"threshold": "high"}],
+    "router_features": ["", "middle", 3],
+    "warm_start": ["", "blend", None, 3],
+    "observe_signals": [1, "yes", None],
     "device": ["gpu", "", 3, None],
 }
 CASES = [
@@ -65,7 +76,9 @@ def test_a_wrong_value_is_refused_when_the_environment_is_made(
     extra = {"schedule": "markov"} if name == "markov_noise" else {}
     with pytest.raises((InvalidValueError, UnknownNameError)) as caught:
         make_env(**extra, **{name: value})
-    assert name.removesuffix("s") in str(caught.value), "the message does not name the argument"
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        # Of options, the message names the part and the option instead.
+        assert name.removesuffix("s") in str(caught.value), "the message does not name the argument"
 
 
 @pytest.mark.parametrize("access", ["memoryless", "visit"])

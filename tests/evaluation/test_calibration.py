@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nsr_gym.errors import DataError
+from nsr_gym.errors import DataError, StateError
 from nsr_gym.evaluation.calibrate import best_cut, calibrate, update_file
 
 
@@ -96,3 +96,36 @@ def test_one_entry_of_a_file_is_replaced_and_the_others_stay(tmp_path: Path) -> 
         "NSR/B-v0": {"similarity": 0.6},
     }
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_scores_of_other_routers_and_novelty_are_cut_apart_from_the_rest(short_id: str) -> None:
+    arguments = {"router": "rls", "observe_signals": True}
+    pool, found = calibrate(short_id, seeds=range(2), arguments=arguments)
+    assert pool == "digits-permutation"
+    assert set(found) == {"scores"}
+    assert set(found["scores"]) == {"rls", "novelty/per_task"}
+    for cut_ in found["scores"].values():
+        assert 0.0 < cut_["threshold"] < 1.0
+        assert cut_["error"] < 0.5, "better than no decision"
+        assert (cut_["split"], cut_["episodes"], cut_["arrivals"]) == ("train", 2, 2 * 11)
+        assert cut_["arguments"] == arguments
+    assert found["scores"]["rls"]["error"] < 0.1
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_scores_stay_when_the_rest_is_calibrated_and_the_rest_when_scores_are(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "thresholds.json"
+    with pytest.raises(StateError, match=r"'a'.*first"):
+        update_file(path, "a", {"scores": {"rls": {"threshold": 0.9}}})
+    update_file(path, "a", {"similarity": 0.5, "rank_cuts": [1.0]})
+    update_file(path, "a", {"scores": {"rls": {"threshold": 0.9}}})
+    update_file(path, "a", {"scores": {"tree": {"threshold": 0.2}}})
+    update_file(path, "a", {"scores": {"rls": {"threshold": 0.8}}})
+    scores = {"rls": {"threshold": 0.8}, "tree": {"threshold": 0.2}}
+    assert json.loads(path.read_text()) == {
+        "a": {"similarity": 0.5, "rank_cuts": [1.0], "scores": scores}
+    }
+    update_file(path, "a", {"similarity": 0.6})
+    assert json.loads(path.read_text()) == {"a": {"similarity": 0.6, "scores": scores}}

@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from nsr_gym.errors import InvalidValueError
-from nsr_gym.learning import learner as learner_module
+from nsr_gym.learning import measuring
 from nsr_gym.learning.adapters import Adapters
 from nsr_gym.learning.learner import LearnerConfig
+from nsr_gym.learning.visit import Visit
 
 TASKS = torch.tensor([2, 0, 3])
 RECALLED = torch.tensor([True, False, True])
@@ -66,8 +67,10 @@ def test_learning_is_plain_autograd_with_adam_on_cross_entropy_and_distillation(
 ) -> None:
     world = make_world(adapt=adapt, distillation=3.0, learning_rate=0.03)
     start, batches = world.adapters(3, 2), world.batches(3)
-    trained, _ = world.learner.learn(world.data, TASKS, start, batches, recalled=RECALLED)
-    without, _ = world.learner.learn(world.data, TASKS, start, batches)
+    trained, _ = world.learner.learn(
+        world.data, Visit(tasks=TASKS, start=start, batches=batches, recalled=RECALLED)
+    )
+    without, _ = world.learner.learn(world.data, Visit(tasks=TASKS, start=start, batches=batches))
     for i, (task, recalled) in enumerate(zip(TASKS.tolist(), RECALLED.tolist(), strict=True)):
         expected = one_visit_by_autograd(world, task, start, i, batches[i], recalled, dense_forward)
         assert_same(trained[i : i + 1], expected)
@@ -107,15 +110,22 @@ def test_episodes_in_a_batch_equal_the_same_episodes_alone(make_world: MakeWorld
     start.keep(torch.tensor([3, 1, 2]))
     trainable = torch.tensor([[True, True, True], [True, False, False], [False, True, True]])
     together, curves = world.learner.learn(
-        world.data, TASKS, start, batches, recalled=RECALLED, trainable=trainable
+        world.data,
+        Visit(tasks=TASKS, start=start, batches=batches, recalled=RECALLED, trainable=trainable),
     )
     assert curves.shape == (3, world.learner.config.learning_steps + 1)
     for i in range(3):
         row = slice(i, i + 1)
         alone, curve = world.learner.learn(
-            world.data, TASKS[row], start[row], batches[row],
-            recalled=RECALLED[row], trainable=trainable[row],
-        )  # fmt: skip
+            world.data,
+            Visit(
+                tasks=TASKS[row],
+                start=start[row],
+                batches=batches[row],
+                recalled=RECALLED[row],
+                trainable=trainable[row],
+            ),
+        )
         assert_same(together[row], alone)
         torch.testing.assert_close(curves[row], curve, rtol=0.0, atol=1.01 / 20)
 
@@ -125,9 +135,13 @@ def test_blocks_of_a_measurement_change_nothing(
 ) -> None:
     world = make_world()
     start, batches = world.adapters(3, 2), world.batches(3)
-    whole = world.learner.learn(world.data, TASKS, start, batches, recalled=RECALLED)
-    monkeypatch.setattr(learner_module, "_CPU_BLOCK", 1)  # one episode at a time
-    pieces = world.learner.learn(world.data, TASKS, start, batches, recalled=RECALLED)
+    whole = world.learner.learn(
+        world.data, Visit(tasks=TASKS, start=start, batches=batches, recalled=RECALLED)
+    )
+    monkeypatch.setattr(measuring, "_CPU_BLOCK", 1)  # one episode at a time
+    pieces = world.learner.learn(
+        world.data, Visit(tasks=TASKS, start=start, batches=batches, recalled=RECALLED)
+    )
     assert_same(whole[0], pieces[0])
     torch.testing.assert_close(whole[1], pieces[1], rtol=0.0, atol=1.01 / 20)
 
@@ -138,7 +152,14 @@ def test_directions_that_are_not_trainable_stay_bit_for_bit(make_world: MakeWorl
     before = start[torch.arange(3)]
     trainable = torch.tensor([[True, False, True], [False, False, False], [True, True, False]])
     trained, _ = world.learner.learn(
-        world.data, TASKS, start, world.batches(3), recalled=RECALLED, trainable=trainable
+        world.data,
+        Visit(
+            tasks=TASKS,
+            start=start,
+            batches=world.batches(3),
+            recalled=RECALLED,
+            trainable=trainable,
+        ),
     )
     for site, (up, down) in trained.factors.items():
         old_up, old_down = start.factors[site]
@@ -154,7 +175,9 @@ def test_zero_directions_beyond_the_granted_rank_stay_zero(make_world: MakeWorld
     world = make_world()
     start, ranks = world.adapters(3, 4), torch.tensor([1, 4, 2])
     start.keep(ranks)
-    trained, _ = world.learner.learn(world.data, TASKS, start, world.batches(3), recalled=RECALLED)
+    trained, _ = world.learner.learn(
+        world.data, Visit(tasks=TASKS, start=start, batches=world.batches(3), recalled=RECALLED)
+    )
     for site, (up, down) in trained.factors.items():
         for i, rank in enumerate(ranks.tolist()):
             assert not up[i, :, rank:].any()
@@ -171,8 +194,10 @@ def test_a_smaller_granted_rank_trains_as_if_there_were_no_more_room(
     for site, (up, down) in wide.factors.items():
         narrow[site] = up[:, :, :2].contiguous(), down[:, :2].contiguous()
     batches = world.batches(3)
-    padded, _ = world.learner.learn(world.data, TASKS, wide, batches)
-    exact, _ = world.learner.learn(world.data, TASKS, Adapters(narrow), batches)
+    padded, _ = world.learner.learn(world.data, Visit(tasks=TASKS, start=wide, batches=batches))
+    exact, _ = world.learner.learn(
+        world.data, Visit(tasks=TASKS, start=Adapters(narrow), batches=batches)
+    )
     cut = {s: (up[:, :, :2], down[:, :2]) for s, (up, down) in padded.factors.items()}
     assert_same(Adapters(cut), exact)
 
@@ -186,13 +211,17 @@ def test_a_recall_starts_at_exactly_the_accuracy_of_the_entry(make_world: MakeWo
     for site, (up, down) in start.factors.items():
         up[:, :, :2], down[:, :2] = entry.factors[site]
         down[:, 2:] = fresh.factors[site][1][:, 2:]
-    _, curve = world.learner.learn(world.data, TASKS, start, world.batches(3), recalled=RECALLED)
+    _, curve = world.learner.learn(
+        world.data, Visit(tasks=TASKS, start=start, batches=world.batches(3), recalled=RECALLED)
+    )
     assert torch.equal(curve[:, 0], world.learner.accuracy(world.data.test(TASKS), entry))
 
 
 def test_the_last_accuracy_is_that_of_the_trained_adapter(make_world: MakeWorld) -> None:
     world = make_world(sizes=((30, 200),) * 4)
-    trained, curve = world.learner.learn(world.data, TASKS, world.adapters(3, 2), world.batches(3))
+    trained, curve = world.learner.learn(
+        world.data, Visit(tasks=TASKS, start=world.adapters(3, 2), batches=world.batches(3))
+    )
     assert torch.equal(curve[:, -1], world.learner.accuracy(world.data.test(TASKS), trained))
     assert not torch.equal(curve[:, -1], curve[:, 0])
 
@@ -215,10 +244,14 @@ def test_tasks_of_different_sizes_are_measured_on_their_own_images(
     # Padding takes no part in training either: tasks differ in the images there are.
     sizes = torch.as_tensor(world.data.train_sizes)[tasks]
     batches = world.batches(4) * (sizes[:, None, None, None] - 1) // 11
-    trained, curve = world.learner.learn(world.data, tasks, adapters, batches)
+    trained, curve = world.learner.learn(
+        world.data, Visit(tasks=tasks, start=adapters, batches=batches)
+    )
     for i in range(4):
         row = slice(i, i + 1)
-        alone, _ = world.learner.learn(world.data, tasks[row], adapters[row], batches[row])
+        alone, _ = world.learner.learn(
+            world.data, Visit(tasks=tasks[row], start=adapters[row], batches=batches[row])
+        )
         assert_same(trained[row], alone)
     assert torch.equal(curve[:, 0], accuracy)
 
@@ -226,10 +259,12 @@ def test_tasks_of_different_sizes_are_measured_on_their_own_images(
 def test_an_episode_that_diverges_leaves_its_neighbours_alone(make_world: MakeWorld) -> None:
     world = make_world()
     start, batches = world.adapters(3, 2), world.batches(3)
-    sound, curves = world.learner.learn(world.data, TASKS, start, batches, recalled=RECALLED)
+    sound, curves = world.learner.learn(
+        world.data, Visit(tasks=TASKS, start=start, batches=batches, recalled=RECALLED)
+    )
     start.factors["fc1"][0][1] = torch.nan
     spoilt, spoilt_curves = world.learner.learn(
-        world.data, TASKS, start, batches, recalled=RECALLED
+        world.data, Visit(tasks=TASKS, start=start, batches=batches, recalled=RECALLED)
     )
     assert spoilt.finite().tolist() == [True, False, True]
     for i in (0, 2):
@@ -241,7 +276,9 @@ def test_training_helps(make_world: MakeWorld) -> None:
     world = make_world(learning_steps=20, updates=5)
     start = world.adapters(4, 4, up=0.0)
     tasks = torch.arange(4)
-    trained, _ = world.learner.learn(world.data, tasks, start, world.batches(4))
+    trained, _ = world.learner.learn(
+        world.data, Visit(tasks=tasks, start=start, batches=world.batches(4))
+    )
     seen = world.data.train(tasks, torch.arange(30).expand(4, 30))
     before, after = (world.learner.loss(seen, adapters) for adapters in (start, trained))
     assert (after < 0.7 * before).all()
@@ -267,8 +304,10 @@ def test_distillation_alone_may_be_zero(make_world: MakeWorld) -> None:
             LearnerConfig(**{field: 0})
     world = make_world(distillation=0)
     start, batches = world.adapters(3, 2), world.batches(3)
-    with_recall, _ = world.learner.learn(world.data, TASKS, start, batches, recalled=RECALLED)
-    without, _ = world.learner.learn(world.data, TASKS, start, batches)
+    with_recall, _ = world.learner.learn(
+        world.data, Visit(tasks=TASKS, start=start, batches=batches, recalled=RECALLED)
+    )
+    without, _ = world.learner.learn(world.data, Visit(tasks=TASKS, start=start, batches=batches))
     assert_same(with_recall, without, within=0.0)
 
 
@@ -291,11 +330,13 @@ def test_threads_of_episodes_change_nothing() -> None:
             found.append(
                 learner.learn(
                     data,
-                    torch.arange(n),
-                    start,
-                    batches,
-                    recalled=torch.arange(n) % 2 == 0,
-                    trainable=torch.ones(n, 4, dtype=torch.bool),
+                    Visit(
+                        tasks=torch.arange(n),
+                        start=start,
+                        batches=batches,
+                        recalled=torch.arange(n) % 2 == 0,
+                        trainable=torch.ones(n, 4, dtype=torch.bool),
+                    ),
                 )
             )
             assert torch.get_num_threads() == threads

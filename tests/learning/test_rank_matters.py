@@ -11,6 +11,7 @@ from nsr_gym.datasets.digits import digits_pool
 from nsr_gym.learning.adapters import Adapters
 from nsr_gym.learning.data import TaskData
 from nsr_gym.learning.learner import LearnerConfig, LoRALearner
+from nsr_gym.learning.visit import Visit
 from nsr_gym.lowrank import truncate_sites
 
 RANKS = (1, 4, 16)
@@ -29,7 +30,7 @@ def trained() -> tuple[Adapters, Tensor, LoRALearner, TaskData, Tensor]:
         down.copy_(torch.randn(down.shape, generator=rng) * 2.0 / down.shape[-1] ** 0.5)
     start.keep(torch.tensor(RANKS).repeat_interleave(TASKS))
     batches = torch.randint(int(data.train_sizes.min()), (len(tasks), 1, 100, 32), generator=rng)
-    adapters, curve = learner.learn(data, tasks, start, batches)
+    adapters, curve = learner.learn(data, Visit(tasks=tasks, start=start, batches=batches))
     return adapters, curve, learner, data, tasks
 
 

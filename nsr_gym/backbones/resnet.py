@@ -1,0 +1,285 @@
+"""A frozen residual network whose convolutions adapters modify."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from nsr_gym.backbones.base import Prefix, Site, SiteMap, select_sites
+from nsr_gym.backbones.entrance import Entrance
+from nsr_gym.backbones.heads import Head
+from nsr_gym.backbones.weight_files import check_names, check_shape, fingerprint
+from nsr_gym.errors import InvalidValueError
+
+_CHUNK = 256
+"""Images that go through the frozen blocks at once: bounds the memory of a task's prefix."""
+
+
+class ResNetBackbone(Head):
+    """Residual blocks with their normalisation folded in, and a frozen linear head or none.
+
+    Blocks are those of He et al. (arXiv 1512.03385): two 3 x 3 convolutions, or 1 x 1, 3 x 3,
+    1 x 1 ("bottleneck"), as the tensors have it. The first block of every stage but the first
+    halves height and width, in its 3 x 3 convolution (as torchvision does; He et al. do it in
+    the first).
+
+    A convolution is a linear map on patches: site `stages.{s}.{b}.conv{j}` (and `.shortcut`)
+    has d_in = C kh kw, and sees its input as (..., positions, d_in), a patch's channels
+    slowest, as `weight.flatten(1)` has them. Adapters on a site with d_in above its C are thus
+    convolutions of low rank. Between sites, maps lie with channels last.
+
+    The prefix is one tensor (N, positions, C): what enters the first block that holds an
+    adapted site.
+
+    Attributes:
+        sites: the adapted convolutions.
+        input_shape: `(C, side, side)` of the images, in [0, 1] where the entrance normalises.
+        depth: number of blocks.
+        feature_dim: channels of the last stage.
+        num_classes: outputs of the head, 0 without one.
+        fingerprint: SHA-256 over names, shapes and values of all weights and what else the
+            function depends on.
+    """
+
+    def __init__(
+        self,
+        weights: Mapping[str, Tensor],
+        *,
+        side: int = 32,
+        stem_stride: int = 1,
+        stem_pool: bool = False,
+        adapt: Sequence[str] | None = None,
+        entrance: Entrance | None = None,
+        known_fingerprint: str | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """Build the network from its tensors.
+
+        Args:
+            weights: `stem.weight` (d, C, k, k), `stem.bias`, for every block b of stage s
+                `stages.{s}.{b}.conv1.weight`, `.bias`, ..., maybe `stages.{s}.{b}.shortcut`
+                (1 x 1), and maybe `head.weight` and `head.bias`.
+            side: height and width of the images that the stem takes.
+            stem_stride: of the first convolution.
+            stem_pool: whether a 3 x 3 maximum at every second position follows the stem.
+            adapt: names or regular expressions of the convolutions that adapters modify; None
+                takes all of the last stage.
+            entrance: what happens to images before the first layer; None: nothing does.
+            known_fingerprint: where the weights come from a file whose hash is known.
+            device: where to keep the weights.
+
+        Raises:
+            InvalidValueError: a tensor is missing or the shapes do not fit each other.
+        """
+        self.device = torch.device(device)
+        self.entrance = entrance or Entrance()
+        self._blocks = _check(weights)
+        self.depth = len(self._blocks)
+        self._plan = {"side": side, "stem_stride": stem_stride, "stem_pool": stem_pool}
+        # Convolutions with channels last, like the maps: their patches then lie in one piece.
+        self._weights = {
+            name: part.detach()
+            .to(self.device, torch.float32)
+            .contiguous(memory_format=_format(part))
+            for name, part in weights.items()
+        }
+        last = self._blocks[-1]
+        self.feature_dim = int(weights[f"{last}.{_convolutions(weights, last)[-1]}.bias"].shape[0])
+        self.num_classes = len(weights["head.weight"]) if "head.weight" in weights else 0
+        self.fingerprint = known_fingerprint or fingerprint(
+            self._weights, entrance=asdict(self.entrance), **self._plan
+        )
+        incoming = self.entrance.side or side
+        self.input_shape: tuple[int, ...] = (
+            int(weights["stem.weight"].shape[1]),
+            incoming,
+            incoming,
+        )
+        self.entrance.check(self.input_shape[0])
+        available = {}
+        for block in self._blocks:
+            for conv in _maps(weights, block):
+                kernel = weights[f"{block}.{conv}.weight"]
+                name = f"{block}.{conv}"
+                available[name] = Site(name, len(kernel), int(kernel[0].numel()))
+        default = (rf"stages\.{last.split('.')[1]}\..*",)
+        self.sites = select_sites(available, default if adapt is None else adapt)
+        self._adapted = {site.name for site in self.sites}
+        self._flat = {
+            name: self._weights[f"{name}.weight"].flatten(1).contiguous() for name in self._adapted
+        }
+        self._first = self._blocks.index(self.sites[0].name.rpartition(".")[0])
+        self._sides = self._all_sides()
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The tensors, by name (those the constructor takes)."""
+        return dict(self._weights)
+
+    def to(self, device: torch.device | str) -> ResNetBackbone:
+        """Return this backbone on `device` (itself, where it is there already)."""
+        if torch.device(device) == self.device:
+            return self
+        return type(self)(
+            self._weights, side=int(self._plan["side"]), stem_stride=self._plan["stem_stride"],
+            stem_pool=bool(self._plan["stem_pool"]), adapt=[site.name for site in self.sites],
+            entrance=self.entrance, known_fingerprint=self.fingerprint, device=device,
+        )  # fmt: skip
+
+    def weight(self, site: str) -> tuple[Tensor, Tensor | None]:
+        """Return the frozen weight (d_out, C kh kw) and bias (d_out,) of a site."""
+        return self._flat[site], self._weights[f"{site}.bias"]
+
+    @torch.no_grad()
+    def prefix(self, x: Tensor) -> Prefix:
+        """Return the maps (..., positions, C) of images (..., C, side, side)."""
+        images = x.reshape(-1, *self.input_shape)
+        maps = torch.cat([self._before(part) for part in images.split(_CHUNK)])
+        return (maps.view(*x.shape[:-3], *maps.shape[1:]),)
+
+    def forward(self, prefix: Prefix, site_map: SiteMap) -> Tensor:
+        """Return features (..., feature_dim) from a prefix (..., positions, C)."""
+        (maps,) = prefix
+        for index in range(self._first, len(self._blocks)):
+            maps = self._block(index, maps, site_map)
+        return maps.mean(dim=-2)
+
+    def _before(self, images: Tensor) -> Tensor:
+        images = self.entrance(images, int(self._plan["side"]))
+        maps = _stem(self._weights, images, int(self._plan["stem_stride"]))
+        if self._plan["stem_pool"]:
+            maps = functional.max_pool2d(maps, 3, stride=2, padding=1)
+        maps = maps.permute(0, 2, 3, 1).flatten(1, 2)
+        for index in range(self._first):
+            maps = self._block(index, maps, None)
+        return maps
+
+    def _block(self, index: int, x: Tensor, site_map: SiteMap | None) -> Tensor:
+        block, side = self._blocks[index], self._sides[index]
+        convs = _convolutions(self._weights, block)
+        halving = convs[len(convs) // 2 if len(convs) == 3 else 0]
+        stride = _stride(block)
+        y, here = x, side
+        for conv in convs:
+            step = stride if conv == halving else 1
+            y = self._convolve(f"{block}.{conv}", y, here, step, site_map)
+            here = -(-here // step)
+            if conv != convs[-1]:
+                y = functional.relu_(y)
+        if f"{block}.shortcut.weight" in self._weights:
+            x = self._convolve(f"{block}.shortcut", x, side, stride, site_map)
+        return functional.relu_(y + x)
+
+    def _convolve(
+        self, name: str, x: Tensor, side: int, stride: int, site_map: SiteMap | None
+    ) -> Tensor:
+        """Convolve maps (..., side side, C) to (..., positions, d_out)."""
+        kernel = self._weights[f"{name}.weight"]
+        size = int(kernel.shape[-1])
+        lead = x.shape[:-2]
+        maps = x.reshape(-1, side, side, x.shape[-1])
+        if site_map is None or name not in self._adapted:
+            bias = self._weights[f"{name}.bias"]
+            out = functional.conv2d(maps.permute(0, 3, 1, 2), kernel, bias, stride, size // 2)
+            return out.permute(0, 2, 3, 1).reshape(*lead, -1, len(kernel))
+        if size == 1:
+            patches = maps[:, ::stride, ::stride]
+        else:
+            edge = size // 2
+            maps = functional.pad(maps, (0, 0, edge, edge, edge, edge))
+            patches = maps.unfold(1, size, stride).unfold(2, size, stride)
+        return site_map(name, patches.reshape(*lead, -1, kernel[0].numel()))
+
+    def _all_sides(self) -> list[int]:
+        """Return the side of the maps that enter each block."""
+        side = -(-int(self._plan["side"]) // int(self._plan["stem_stride"]))
+        if self._plan["stem_pool"]:
+            side = -(-side // 2)
+        sides = []
+        for block in self._blocks:
+            sides.append(side)
+            side = -(-side // _stride(block))
+        return sides
+
+
+def _stem(weights: Mapping[str, Tensor], images: Tensor, stride: int) -> Tensor:
+    kernel = weights["stem.weight"]
+    padding = int(kernel.shape[-1]) // 2
+    images = images.contiguous(memory_format=torch.channels_last)
+    return functional.relu_(
+        functional.conv2d(images, kernel, weights["stem.bias"], stride, padding)
+    )
+
+
+def _format(part: Tensor) -> torch.memory_format:
+    return torch.channels_last if part.ndim == 4 else torch.contiguous_format
+
+
+def _stride(block: str) -> int:
+    _, stage, number = block.split(".")
+    return 2 if number == "0" and stage != "0" else 1
+
+
+def _convolutions(weights: Mapping[str, Tensor], block: str) -> list[str]:
+    return [f"conv{j}" for j in (1, 2, 3) if f"{block}.conv{j}.weight" in weights]
+
+
+def _maps(weights: Mapping[str, Tensor], block: str) -> list[str]:
+    """Name a block's convolutions in the order in which they are called."""
+    shortcut = ["shortcut"] if f"{block}.shortcut.weight" in weights else []
+    return [*_convolutions(weights, block), *shortcut]
+
+
+def _check(weights: Mapping[str, Tensor]) -> list[str]:
+    """Return the blocks, in order, of tensors that make a network."""
+    found = {m[1] for name in weights if (m := re.match(r"(stages\.\d+\.\d+)\.", name))}
+    blocks = sorted(found, key=lambda block: tuple(map(int, block.split(".")[1:])))
+    names = ["stem.weight", "stem.bias"]
+    for block in blocks or ["stages.0.0"]:
+        maps = {"conv1", "conv2", *_maps(weights, block)}
+        names += [f"{block}.{conv}.{part}" for conv in maps for part in ("weight", "bias")]
+    names += ["head.weight", "head.bias"] if {"head.weight", "head.bias"} & set(weights) else []
+    check_names("residual network", weights, names)
+    places = [(int(s), int(b)) for _, s, b in (block.split(".") for block in blocks)]
+    follows = all(after in ((s, b + 1), (s + 1, 0)) for (s, b), after in pairwise(places))
+    if places[:1] != [(0, 0)] or not follows:
+        raise InvalidValueError(
+            f"Expected stages and blocks that count from 0 without gaps; got {', '.join(blocks)}."
+        )
+    width = _check_kernel(weights, "stem", None)
+    for block in blocks:
+        inner = width
+        for conv in _convolutions(weights, block):
+            inner = _check_kernel(weights, f"{block}.{conv}", inner)
+        if f"{block}.shortcut.weight" in weights:
+            width = _check_kernel(weights, f"{block}.shortcut", width)
+        if inner != width:
+            raise InvalidValueError(
+                f"Expected {block} to end with the {width} channels of what it is added to; it "
+                f"has {inner}."
+            )
+    if "head.weight" in weights:
+        check_shape("head.weight", weights["head.weight"], (len(weights["head.bias"]), width))
+    return blocks
+
+
+def _check_kernel(weights: Mapping[str, Tensor], name: str, channels: int | None) -> int:
+    kernel = weights[f"{name}.weight"]
+    if (
+        kernel.ndim != 4
+        or kernel.shape[2] != kernel.shape[3]
+        or kernel.shape[2] % 2 == 0
+        or channels not in (None, kernel.shape[1])
+    ):
+        raise InvalidValueError(
+            f"Expected {name}.weight of shape (channels out, {channels or 'channels in'}, k, k) "
+            f"with k odd; got {tuple(kernel.shape)}."
+        )
+    check_shape(f"{name}.bias", weights[f"{name}.bias"], (len(kernel),))
+    return len(kernel)

@@ -1,0 +1,102 @@
+"""`nsr-gym pretrain`: make the frozen backbones that ship with the package."""
+
+from __future__ import annotations
+
+import json
+import platform
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nsr_gym.cli_shared import bars, console
+from nsr_gym.errors import InvalidValueError, unknown
+
+_IMAGES = ("vit-small-32", "resnet-small-32")
+
+
+def pretrain(
+    what: Annotated[
+        str, typer.Argument(help=f"Which backbone: digits, {' or '.join(_IMAGES)}.")
+    ] = "digits",
+    output: Annotated[
+        Path, typer.Option(help="Folder for weights and card, and for checkpoints.")
+    ] = Path("weights"),
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Images to pretrain on: tiny-imagenet-32.npz or like it. (digits: none)"),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="cpu (two cores, below an hour) or gpu. (what the device suggests)"),
+    ] = None,
+    device: Annotated[str, typer.Option(help="Where to train: cpu, cuda, cuda:1, ...")] = "cpu",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of a CPU. (what PyTorch takes)")
+    ] = None,
+) -> None:
+    """Pretrain a backbone that ships with the package, exactly as it was made.
+
+    Training on images goes on from its last epoch when the same command is given again.
+    """
+    if what == "digits":
+        if data is not None or recipe is not None or device != "cpu" or threads is not None:
+            raise InvalidValueError(
+                "Expected no --data, --recipe, --device or --threads for digits: its images come "
+                "with scikit-learn, and it is trained in seconds."
+            )
+        _digits(output)
+        return
+    if what not in _IMAGES:
+        raise unknown("backbone recipe", what, ["digits", *_IMAGES])
+    if data is None:
+        raise InvalidValueError(
+            f"Expected --data FILE, an .npz file of images, for {what}, such as "
+            "tiny-imagenet-32.npz."
+        )
+    _images(what, data, output, recipe, device, threads)
+
+
+def _digits(output: Path) -> None:
+    from nsr_gym.backbones.pretrain import digits_backbone, pretrain_digits
+
+    card = pretrain_digits(output, lambda epoch, loss: console.print(f"epoch {epoch}: {loss:.3f}"))
+    console.print_json(json.dumps(card))
+    same = card["fingerprint"] == digits_backbone().fingerprint
+    console.print(f"{'equal to' if same else 'not bit by bit equal to'} the shipped weights")
+
+
+def _images(
+    what: str, data: Path, output: Path, recipe: str | None, device: str, threads: int | None
+) -> None:
+    import torch
+
+    from nsr_gym.backbones.image_data import read_images
+    from nsr_gym.backbones.pretrain_images import pretrain_images
+
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InvalidValueError(
+            f"Expected a device of this machine; got {device!r} ({reason})."
+        ) from error
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if place.type == "cuda":
+        machine = torch.cuda.get_device_name(place)
+    else:
+        machine = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    images = read_images(data)
+    with bars("{task.fields[word]}") as progress:
+        bar = progress.add_task(what, total=None, word="")
+        card = pretrain_images(
+            what, images, recipe=recipe or ("cpu" if place.type == "cpu" else "gpu"),
+            folder=output, data_name=data.name, device=place,
+            machine=f"{machine}, PyTorch {torch.__version__}",
+            progress=lambda done, total, word: progress.update(
+                bar, completed=done, total=total, word=word
+            ),
+        )  # fmt: skip
+    console.print_json(json.dumps(card))
