@@ -106,7 +106,7 @@ def run_systems(
         tasks after the last visit), `right` (share of images routed to their own task's entry, NaN
         where nothing is routed), `forgetting` (visit-aware, with the task known; NaN for
         floors), `bytes` (per task, all that survives a switch), `online` (mean online reward; NaN
-        for floors). `answer` is `"task known"`, `"one for all"` (floors), `"one model"` or a router.
+        for floors). `answer` is `"task known"`, `"one for all"`, `"one model"` or a router.
 
     Raises:
         UnknownNameError: a family, system or router that does not exist.
@@ -149,14 +149,14 @@ def _rows(
     table: pd.DataFrame, environment: str, system: System, routers: Sequence[str]
 ) -> pd.DataFrame:
     rows = []
-    for seed, episode in table.groupby("seed"):
+    for _, episode in table.groupby("seed"):
         last = episode.iloc[-1]
         retention = np.stack(episode["retention"].to_list())
         curves = np.stack(episode["curve"].to_list())
         common = {
             "environment": environment,
             "system": system.name,
-            "seed": int(seed),
+            "seed": int(last["seed"]),
             "forgetting": forgetting(episode["task"].to_numpy(), curves, retention),
             "bytes": float(last["bytes"]) / int(last["num_tasks"]),
             "online": float(episode["reward_online"].mean()),

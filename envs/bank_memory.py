@@ -61,6 +61,7 @@ class BankMemory:
             tags=("task", "refined", *dynamics.tags),
         )
         self.finder = finder(self.bank)
+        self._summed = config.bank == "additive"
         sizes = dict.fromkeys(VIEW_FIELDS, config.view_size) | dict.fromkeys(GLOBAL_FIELDS, 1)
         if not isinstance(self.finder, SimilarityFinder):
             sizes |= {"route_backbone": 1}
@@ -185,6 +186,9 @@ class BankMemory:
         curve = self._dynamics.learn(visits, bank, slots, ranks, weights=weights)
 
         executed[~self._dynamics.sound(rows), 2] = DISCARD
+        if self._summed:
+            # The recalled entry stays in the sum: a result added beside it would count it twice.
+            executed[recalled & (executed[:, 2] == ADD), 2] = UPDATE
         update = recalled & (executed[:, 2] == UPDATE)
         add = (executed[:, 2] != DISCARD) & ~update
         held = np.where(bank.occupied[rows], bank.created_order[rows], -1)

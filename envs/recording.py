@@ -151,7 +151,7 @@ class Recorder:
             foreign=foreign,
             own_loss=own_loss,
             foreign_loss=foreign_loss,
-            sites=dict(self.dynamics.store().sites),
+            sites={s.name: (s.d_out, s.d_in) for s in self.dynamics.learner.backbone.sites},
             settings=self._settings(),
             provenance=dict(origin or {})
             | {

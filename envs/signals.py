@@ -63,7 +63,7 @@ def first_gradients(backbone: Backbone, images: Images, max_rank: int) -> Signal
     features = backbone.forward(images.prefix, OffsetMap(FrozenMap(backbone), leaves))
     logits = backbone.head(features)
     loss = functional.cross_entropy(logits.flatten(0, 1), images.labels.flatten(), reduction="sum")
-    (loss / images.labels.shape[1]).backward()  # type: ignore[no-untyped-call]
+    (loss / images.labels.shape[1]).backward()
     found = {}
     for site, part in leaves.items():
         assert part.grad is not None
@@ -120,11 +120,9 @@ def _span(bank: TaskKnowledgeBank, rows: Ints, slots: Ints) -> Span:
     assert bank.store is not None
     held = slots >= 0
     factors = bank.store.read(rows, np.maximum(slots, 0))
-    return {
-        site: tuple(
-            torch.nn.functional.normalize(part, dim=1)
-            * torch.from_numpy(held).to(part)[:, None, None]
-            for part in (up, down.mT)
-        )
-        for site, (up, down) in factors.items()
-    }  # type: ignore[return-value]
+    found = {}
+    for site, (up, down) in factors.items():
+        there = torch.from_numpy(held).to(up)[:, None, None]
+        left, right = (functional.normalize(part, dim=1) * there for part in (up, down.mT))
+        found[site] = left, right
+    return found

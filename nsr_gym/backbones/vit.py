@@ -21,8 +21,11 @@ DEFAULT_SITES = (r"blocks\.\d+\.attn\.[qv]",)
 """Query and value of every block, as in the paper (arXiv 2606.30067) and LoRA's (2106.09685)."""
 FUSED_SITES = (r"blocks\.\d+\.attn\.qkv",)
 
-_CHUNK = 128
-"""Images that go through the frozen blocks at once: bounds the memory of a task's prefix."""
+_CHUNK = {"cpu": 64}
+_LARGE_CHUNK = 256
+"""Images that go through frozen layers at once, by device. It bounds the memory of a task's prefix,
+and on a CPU keeps activations in the cache (measured at 64 tokens of width 192: a block takes
+0.65 s for 1,000 images in parts of 64, and 0.99 s for all at once)."""
 
 
 class ViTBackbone(Head):
@@ -106,6 +109,10 @@ class ViTBackbone(Head):
         self._first = 2 * int(first.split(".")[1]) + (".mlp." in first)
 
     @property
+    def _chunk(self) -> int:
+        return _CHUNK.get(self.device.type, _LARGE_CHUNK)
+
+    @property
     def weights(self) -> dict[str, Tensor]:
         """The tensors, by name (those the constructor takes)."""
         return dict(self._weights)
@@ -130,7 +137,7 @@ class ViTBackbone(Head):
     def prefix(self, x: Tensor) -> Prefix:
         """Return the tokens (..., tokens, width) of images (..., C, side, side)."""
         images = x.reshape(-1, *self.input_shape)
-        tokens = torch.cat([self._before(part) for part in images.split(_CHUNK)])
+        tokens = torch.cat([self._before(part) for part in images.split(self._chunk)])
         return (tokens.view(*x.shape[:-3], *tokens.shape[1:]),)
 
     def forward(self, prefix: Prefix, site_map: SiteMap) -> Tensor:
@@ -155,10 +162,17 @@ class ViTBackbone(Head):
             return functional.linear(x, *self.weight(name))
 
         if second:
-            return transform(self._weights, block, tokens, linear, eps=self.eps)
-        parts = {f"{block}.attn.{part}" for part in "qkv"}
+            adapted = (
+                site_map is not None and {f"{block}.mlp.fc1", f"{block}.mlp.fc2"} & self._adapted
+            )
+            if adapted or torch.is_grad_enabled():
+                return transform(self._weights, block, tokens, linear, eps=self.eps)
+            parts = tokens.flatten(0, -3).split(self._chunk) if tokens.ndim > 3 else [tokens]
+            done = [transform(self._weights, block, x, linear, eps=self.eps) for x in parts]
+            return torch.cat(done).view(tokens.shape)
+        single = {f"{block}.attn.{part}" for part in "qkv"}
         # One product instead of three, unless one of the three is a site by itself.
-        fused = self.fused or site_map is None or not parts & self._adapted
+        fused = self.fused or site_map is None or not single & self._adapted
         return attend(
             self._weights, block, tokens, linear, heads=self.heads, eps=self.eps, fused=fused
         )

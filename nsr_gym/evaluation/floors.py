@@ -1,4 +1,4 @@
-"""What frozen features come to without any adapter: the bounds that every system is held against."""
+"""What frozen features come to without an adapter: the bounds that systems are held against."""
 
 from __future__ import annotations
 

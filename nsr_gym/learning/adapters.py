@@ -77,18 +77,17 @@ class Adapters:
     @classmethod
     def cat(cls, parts: Sequence[Adapters]) -> Adapters:
         """Put adapters of several groups of episodes into one."""
-        return cls(
-            {
-                site: (
-                    torch.cat([part.factors[site][0] for part in parts]),
-                    torch.cat([part.factors[site][1] for part in parts]),
-                )
-                for site in parts[0].factors
-            },
-            None
-            if parts[0].head is None
-            else tuple(map(torch.cat, zip(*(part.head for part in parts), strict=True))),
-        )
+        factors = {
+            site: (
+                torch.cat([part.factors[site][0] for part in parts]),
+                torch.cat([part.factors[site][1] for part in parts]),
+            )
+            for site in parts[0].factors
+        }
+        heads = [part.head for part in parts if part.head is not None]
+        if not heads:
+            return cls(factors)
+        return cls(factors, (torch.cat([w for w, _ in heads]), torch.cat([b for _, b in heads])))
 
     def put(self, rows: Tensor, other: Adapters) -> None:
         """Overwrite the adapters of some episodes."""

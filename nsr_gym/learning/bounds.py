@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -172,7 +173,7 @@ class JointLearner(SequentialLearner):
     def prepare(self, data: TaskData, visit: Visit) -> Visit:
         """Replace the batches by images of all tasks seen so far."""
         visit = super().prepare(data, visit)
-        self._image_bytes = np.array([t.x_train.nbytes + t.y_train.nbytes for t in data.pool.tasks])
+        self._image_bytes = data.train_sizes * (4 * math.prod(data.pool.input_shape) + 8)
         seen = self._with(visit.rows, visit.tasks)
         size = int(np.prod(visit.batches.shape[1:]))
         tasks = self._uniform(visit, _TASKS, size) * seen.sum(axis=1, keepdims=True)

@@ -41,7 +41,8 @@ def learner_class(name: str) -> type[LoRALearner]:
     Raises:
         UnknownNameError: there is none of that name; the message names the closest.
     """
-    return _load("learner", name, LEARNERS)
+    kind: type[LoRALearner] = _load("learner", name, LEARNERS)
+    return kind
 
 
 def make_learner(
@@ -51,7 +52,7 @@ def make_learner(
     *,
     modifiers: Mapping[str, Mapping[str, Any]] | None = None,
     options: Mapping[str, Any] | None = None,
-    **sizes: int,
+    **sizes: Any,
 ) -> LoRALearner:
     """Build a learner.
 
@@ -61,7 +62,8 @@ def make_learner(
         config: how a visit trains.
         modifiers: name of `MODIFIERS` -> its options; the first stands in front.
         options: of the learner.
-        **sizes: `num_episodes`, `num_tasks`, `max_rank` of the learner's constructor.
+        **sizes: `num_episodes`, `num_tasks`, `max_rank`, `num_classes` of the learner's
+            constructor.
 
     Raises:
         UnknownNameError: a learner, a modifier or an option that does not exist.

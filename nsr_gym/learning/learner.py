@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -227,10 +228,8 @@ class LoRALearner(Measuring):
             target = self._target(images, teacher, pull)
             for update in range(config.updates):
                 seen = slice(update * config.batch_size, (update + 1) * config.batch_size)
-                aim = target[:, :, seen]
-                run.update(
-                    images.part(seen), lambda logits, aim=aim: self._gradient(logits, aim, pull)
-                )
+                aim = partial(self._gradient, target=target[:, :, seen], pull=pull)
+                run.update(images.part(seen), aim)
             if step == config.learning_steps - 1:
                 run.finish()
             curve.append(self.accuracy(test, run.model(), visit.base, rows))

@@ -22,8 +22,8 @@ def summarise_systems(rows: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         A row for each environment, system and answer: means over seeds of `accuracy`,
-        `forgetting`, `right`, `bytes` and `online`, 95 % bootstrap intervals (`_low`, `_high`) of the
-        first two, `floor` (the stronger ridge classifier on frozen features with the same
+        `forgetting`, `right`, `bytes` and `online`, 95 % bootstrap intervals (`_low`, `_high`) of
+        the first two, `floor` (the stronger ridge classifier on frozen features with the same
         knowledge of the task), `to_floor` (mean paired difference in accuracy to it, with
         interval), `verdict` (`"above"`, `"below"` or `"open"`), `less_forgetting` (mean paired
         difference of forgetting, sequential minus this one, with interval) and `runs`.
