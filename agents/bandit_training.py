@@ -169,7 +169,9 @@ def train_bandit(
 
 def trainable() -> list[str]:
     """Return the environments whose bandits ship: the recorded form where there is one."""
-    live = [name for name, spec in ENVIRONMENTS.items() if spec.family == "live"]
+    live = [
+        name for name, spec in ENVIRONMENTS.items() if spec.family == "live" and not spec.needs_data
+    ]
     best = {base_name(name): name for name in sorted(live, key=lambda name: "Recorded" in name)}
     return [best[name] for name in dict.fromkeys(map(base_name, live))]
 

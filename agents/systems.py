@@ -122,7 +122,7 @@ def run_systems(
     say, done, frames = note or (lambda done, total: None), 0, []
     for family in families:
         environment = f"NSR/{family}Digits-v0"
-        frames.append(_floors(environment, settings, seeds))
+        frames.append(measure_bounds(environment, settings, seeds))
         for system in chosen:
             asked = () if system.whole else tuple(routers)
             comparison = Comparison(
@@ -177,7 +177,19 @@ def _rows(
     return pd.DataFrame(rows)
 
 
-def _floors(environment: str, settings: Mapping[str, Any], seeds: Sequence[int]) -> pd.DataFrame:
+def measure_bounds(
+    environment: str, settings: Mapping[str, Any], seeds: Sequence[int]
+) -> pd.DataFrame:
+    """Measure what needs no adapter on the streams of an environment.
+
+    Args:
+        environment: id of a live one.
+        settings: its arguments; `split` is `"test"` where they do not say.
+        seeds: of the streams.
+
+    Returns:
+        A row for each seed, bound and answer, with the columns of `run_systems`.
+    """
     chosen = {"split": "test", **settings}
     env: Any = gym.make_vec(environment, num_envs=len(seeds), vectorization_mode=None, **chosen)
     try:

@@ -182,9 +182,16 @@ class BankMemory:
         if recalled.any():
             bank.mark_recalled(slots[recalled], rows=rows[recalled])
         refined = np.where(recalled, bank.tags["refined"][rows, np.maximum(slots, 0)] + 1, 0)
-        weights = self._weights[rows] if self._weights.shape[1] else None
+        weights = None
+        if self._weights.shape[1]:
+            # The bank may have grown since these tasks arrived, by visits of other episodes.
+            more = max(0, bank.slots - self._weights.shape[1])
+            weights = np.pad(self._weights[rows], ((0, 0), (0, more)))
         curve = self._dynamics.learn(visits, bank, slots, ranks, weights=weights)
 
+        # A learner may have less room than was granted; what covers it is reported.
+        used = np.maximum(self._dynamics.used(ranks), 1)
+        executed[:, 1] = np.minimum(executed[:, 1], np.searchsorted(self._ranks, used))
         executed[~self._dynamics.sound(rows), 2] = DISCARD
         if self._summed:
             # The recalled entry stays in the sum: a result added beside it would count it twice.
@@ -292,6 +299,9 @@ class BankMemory:
             part = Visits(rows[stale], tasks[stale], asked.numbers[stale])
             return dynamics.accuracy(part, self.bank, entries[stale])
 
+        if not dynamics.lasting:
+            accuracies[held] = measure(np.arange(len(held)))
+            return accuracies
         accuracies[held] = self._accuracies.look_up(self.bank, rows, entries, tasks, measure)
         return accuracies
 
@@ -301,7 +311,7 @@ class BankMemory:
         def measure(stale: Ints) -> Floats:
             return self._dynamics.trial_loss(arrival, self.bank, index[stale], slots[stale])
 
-        if not arrival.probe:
+        if not arrival.probe or not self._dynamics.lasting:
             return measure(np.arange(len(index)))
         rows, tasks = arrival.visits.rows[index], arrival.visits.tasks[index]
         return self._losses.look_up(self.bank, rows, slots, tasks, measure)

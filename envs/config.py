@@ -167,7 +167,8 @@ class EpisodeConfig(VisitConfig):
         capacity: entries the bank holds; None for no limit.
         capacity_bytes: bytes the bank holds; None for no limit.
         embedding_noise: sigma: an arriving task's embedding e becomes e + sigma g / sqrt(d),
-            normalised, with g standard normal in d dimensions, anew at every arrival.
+            normalised, with g standard normal in d dimensions, anew at every arrival. Routers
+            other than `"cosine"` see features, which are not disturbed.
     """
 
     num_tasks: int = 10

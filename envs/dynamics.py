@@ -71,6 +71,7 @@ class Dynamics(Protocol):
         tags: names of int64 columns that the bank keeps with every entry for the dynamics;
             `result` gives their values.
         whole: whether one model is in use for everything, so that slots do not matter.
+        lasting: whether an entry's model stays what it is until the bank gives it a new version.
     """
 
     embedding_dim: int
@@ -78,6 +79,7 @@ class Dynamics(Protocol):
     max_rank: int
     tags: tuple[str, ...]
     whole: bool
+    lasting: bool
 
     @property
     def pool(self) -> Pool: ...  # noqa: D102
@@ -118,6 +120,10 @@ class Dynamics(Protocol):
         Without a bank every visit starts afresh. With `weights` (n, K) a recall starts from the
         mixture of entries that they give.
         """
+        ...
+
+    def used(self, ranks: Ints) -> Ints:
+        """Return the ranks that the last `learn` could use of those granted (n,), in its order."""
         ...
 
     def commit(self, rows: Ints, slots: Ints, bank: TaskKnowledgeBank) -> None:

@@ -16,14 +16,15 @@ from nsr_gym.bank.meta import MetaFactors
 from nsr_gym.bank.store import FactorStore
 from nsr_gym.envs.config import VisitConfig
 from nsr_gym.envs.dynamics import Arrival, Floats, Ints, Visits
+from nsr_gym.envs.models import LiveModels
 from nsr_gym.envs.signals import first_gradients
-from nsr_gym.envs.starts import adapters_of, check_fit, parts_of, start_of
+from nsr_gym.envs.starts import check_fit, parts_of, start_of
 from nsr_gym.errors import InvalidValueError
-from nsr_gym.learning.adapters import Adapters, Deltas, check_rank
-from nsr_gym.learning.data import Images, TaskData
-from nsr_gym.learning.features import RouterFeatures
+from nsr_gym.learning.adapters import Adapters, check_rank
+from nsr_gym.learning.data import TaskData
 from nsr_gym.learning.kinds import make_learner
 from nsr_gym.learning.learner import LearnerConfig
+from nsr_gym.learning.pending import positions
 from nsr_gym.learning.visit import Visit
 from nsr_gym.lowrank import SiteTruncation, truncate_sites
 
@@ -31,22 +32,13 @@ _SUPPORT, _TRAINING, _PROBE = range(3)
 """What a visit's random numbers are for; each purpose has a stream of its own."""
 
 
-_PAIRS = 256
-"""Loads of entries that are tried at once; bounds the memory that a large view takes."""
-
-
-class LiveDynamics:
+class LiveDynamics(LiveModels):
     """Trains low-rank adapters on a frozen backbone.
 
     Attributes:
         pool: the tasks.
-        learner: trains and measures.
-        data: the tasks' images, prepared for the backbone.
         tags: none: entries carry their factors, and nothing else is needed of them.
-        whole: whether one model is in use for everything: the learner's own, or the sum of all
-            entries, with the backbone's head.
         keys: (E, 2) each episode's key.
-        device: where the adapters are.
     """
 
     tags: tuple[str, ...] = ()
@@ -63,7 +55,6 @@ class LiveDynamics:
         self.pool = data.pool
         self.embedding_dim = backbone.feature_dim
         self.learning_steps = config.learning_steps
-        self.max_rank = config.max_rank
         check_rank(backbone.sites, config.max_rank)
         fewest = int(data.train_sizes.min())
         if config.support_size > fewest:
@@ -71,7 +62,7 @@ class LiveDynamics:
                 f"Expected support_size to be at most {fewest}, the training images of the "
                 f"smallest task; got {config.support_size}."
             )
-        self.learner = make_learner(
+        learner = make_learner(
             config.learner,
             backbone,
             LearnerConfig(
@@ -89,18 +80,10 @@ class LiveDynamics:
             max_rank=config.max_rank,
             num_classes=data.pool.num_classes if config.head == "trained" else None,
         )
-        self._head = None
-        if config.head == "trained":
-            self._head = data.pool.num_classes, backbone.feature_dim
-        check_fit(type(self.learner), config)
-        self._additive = config.bank == "additive"
-        self.whole = (self.learner.keeps_own or self._additive) and self._head is None
-        self.data, self._backbone, self._config = data, backbone, config
-        self.device = backbone.device
+        check_fit(type(learner), config)
+        super().__init__(data, backbone, config, learner)
         self.keys = np.zeros((num_episodes, 2), dtype=np.uint64)
         self._sound = np.ones(num_episodes, dtype=bool)
-        self._features: dict[str, RouterFeatures] = {}
-        self._bare = np.full(len(data.pool), np.nan)
         self._result: dict[str, Any] = {}
         self._result_rows: Ints = np.zeros(0, dtype=np.int64)
 
@@ -114,12 +97,6 @@ class LiveDynamics:
             device=str(self.device),
             **self._config.bank_options,
         )
-
-    def features(self, kind: str) -> RouterFeatures:
-        """Return what routers see of images, see `RouterFeatures`."""
-        if kind not in self._features:
-            self._features[kind] = RouterFeatures(self.data, self._backbone, kind)
-        return self._features[kind]
 
     def begin(self, rows: Ints, keys: NDArray[np.uint64]) -> None:
         """Start episodes `rows` with keys (n, 2)."""
@@ -149,37 +126,6 @@ class LiveDynamics:
         if self._config.observe_signals:
             signals = first_gradients(self._backbone, images, self.max_rank)
         return Arrival(visits, self.data.embed(images), loss, images, signals=signals)
-
-    def trial_loss(
-        self, arrival: Arrival, bank: TaskKnowledgeBank, index: Ints, slots: Ints
-    ) -> Floats:
-        """Return the loss in nats (k,) of loading occupied slots (k,) for arrivals index (k,)."""
-        assert isinstance(arrival.support, Images)
-        if self.whole and len(index):
-            asked, place = np.unique(index, return_inverse=True)
-            rows = arrival.visits.rows[asked]
-            images = arrival.support.take(self.tensor(asked))
-            model = self._in_use(bank, rows, np.full(len(asked), -1))
-            return self.learner.loss(images, *model).cpu().numpy()[place].astype(np.float64)
-        losses = np.empty(len(index))
-        for first in range(0, len(index), _PAIRS):
-            block = slice(first, first + _PAIRS)
-            rows = arrival.visits.rows[index[block]]
-            images = arrival.support.take(self.tensor(index[block]))
-            model = self._in_use(bank, rows, slots[block])
-            losses[block] = self.learner.loss(images, *model).cpu().numpy()
-        return losses
-
-    def mixture_loss(self, arrival: Arrival, bank: TaskKnowledgeBank, weights: Floats) -> Floats:
-        """Return the loss in nats (n,) of mixtures of entries, weights (n, K), on the support."""
-        assert isinstance(arrival.support, Images)
-        base = bank.delta(weights, rows=arrival.visits.rows)
-        return self.learner.loss(arrival.support, None, base).cpu().numpy().astype(np.float64)
-
-    def active_loss(self, arrival: Arrival, adapters: Adapters) -> Floats:
-        """Return the loss in nats (n,) of adapters on the support images."""
-        assert isinstance(arrival.support, Images)
-        return self.learner.loss(arrival.support, adapters).cpu().numpy().astype(np.float64)
 
     def learn(
         self,
@@ -305,14 +251,6 @@ class LiveDynamics:
             return truncate_sites(adapters.factors, rank=self.tensor(ranks))
         return truncate_sites(adapters.factors, energy=energy)
 
-    def empty(self, n: int) -> Adapters:
-        """Return n adapters that change nothing."""
-        return Adapters.zeros(self._backbone.sites, n, self.max_rank, self.device, self._head)
-
-    def bare(self, n: int) -> Adapters | None:
-        """Return the model of n visits before anything is learned: an empty head knows nothing."""
-        return None if self._head is None else self.empty(n)
-
     def adapter_bytes(self, directions: Ints) -> Ints:
         """Return the bytes of adapters with so many directions on every site, (n,)."""
         width = sum(site.d_out + site.d_in for site in self._backbone.sites)
@@ -322,7 +260,7 @@ class LiveDynamics:
 
     def result(self, rows: Ints) -> dict[str, Any]:
         """Return what the last `learn` left for `TaskKnowledgeBank.reserve`: rank and payload."""
-        place = np.searchsorted(self._result_rows, rows)
+        place = positions(rows, self._result_rows)
         index = self.tensor(place)
         factors = {s: (up[index], down[index]) for s, (up, down) in self._result["factors"].items()}
         head = self._result["head"]
@@ -333,6 +271,10 @@ class LiveDynamics:
             "head": None if head is None else (head[0][index], head[1][index]),
         }
 
+    def used(self, ranks: Ints) -> Ints:
+        """Return the ranks that the last `learn` could use of those granted (n,), in its order."""
+        return ranks - self.learner.denied(len(ranks))
+
     def commit(self, rows: Ints, slots: Ints, bank: TaskKnowledgeBank) -> None:
         """Let the learner keep what belongs to the last results, reserved at slots (n,)."""
         self.learner.commit(rows, slots, bank)
@@ -341,82 +283,7 @@ class LiveDynamics:
         """Return the bytes that the learner keeps from visit to visit, (n,)."""
         return self.learner.nbytes(rows)
 
-    def accuracy(
-        self,
-        visits: Visits,
-        bank: TaskKnowledgeBank,
-        slots: Ints,
-        *,
-        weights: Floats | None = None,
-    ) -> Floats:
-        """Return the test accuracy (n,) of bank slots (n,) on the visits' tasks.
-
-        Where one model is in use for everything, slots are not looked at; with `weights` (n, K)
-        it is that of mixtures of entries.
-        """
-        if weights is not None:
-            return self.test_accuracy(visits.tasks, None, bank.delta(weights, rows=visits.rows))
-        model = self._in_use(bank, visits.rows, slots)
-        return self.test_accuracy(visits.tasks, *model, rows=visits.rows)
-
-    def shared_model(
-        self, bank: TaskKnowledgeBank, rows: Ints
-    ) -> tuple[Adapters | None, Deltas | None] | None:
-        """Return the model of n episodes that does not depend on the slot, as adapters and base.
-
-        The learner's own, or the sum of all entries; None where each entry is a model. Heads of
-        their own belong to entries in any case.
-        """
-        if self.learner.keeps_own:
-            return self.learner.own(rows), None
-        if self._additive:
-            return None, bank.delta(bank.occupied[rows].astype(np.float64), rows=rows)
-        return None
-
-    def _in_use(
-        self, bank: TaskKnowledgeBank, rows: Ints, slots: Ints
-    ) -> tuple[Adapters | None, Deltas | None]:
-        """Return the model in use where slots (n,) are loaded, as adapters and base."""
-        shared = self.shared_model(bank, rows)
-        if shared is None:
-            return adapters_of(bank, rows, slots), None
-        adapters, base = shared
-        if self._head is None:
-            return adapters, base
-        adapters = self.empty(len(rows)) if adapters is None else adapters
-        return replace(adapters, head=adapters_of(bank, rows, slots).head), base
-
-    def bare_accuracy(self, tasks: Ints) -> Floats:
-        """Return the test accuracy (n,) of the bare backbone on tasks (n,)."""
-        new = np.unique(tasks[np.isnan(self._bare[tasks])])
-        if len(new):
-            self._bare[new] = self.test_accuracy(new, self.bare(len(new)))
-        return np.asarray(self._bare[tasks])
-
-    def test_accuracy(
-        self,
-        tasks: Ints,
-        adapters: Adapters | None,
-        base: Deltas | None = None,
-        rows: Ints | None = None,
-    ) -> Floats:
-        """Return the test accuracy (n,) of a model, of the bare backbone for None.
-
-        Args:
-            tasks: (n,).
-            adapters: on top of the weights.
-            base: added to the weights.
-            rows: (n,) the episodes, for learners that answer by what they keep of each.
-        """
-        images = self.data.test(self.tensor(tasks))
-        found = self.learner.accuracy(images, adapters, base, rows)
-        return found.cpu().numpy().astype(np.float64)
-
     def _generator(self, row: int, purpose: int, counter: int) -> np.random.Generator:
         # Philox is counter based: key and counter name the stream, nothing is advanced.
         position = np.array([0, 0, purpose, counter], dtype=np.uint64)
         return np.random.Generator(np.random.Philox(key=self.keys[row], counter=position))
-
-    def tensor(self, array: NDArray[Any]) -> torch.Tensor:
-        """Put an array where the adapters are."""
-        return torch.as_tensor(array, device=self.device)

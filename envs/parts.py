@@ -17,6 +17,15 @@ HUB = "lorahub"
 WARM_STARTS = ("entry", "mixture")
 FEATURES = ("lower", "final", "layers")
 _ON_EMBEDDINGS = ("cosine", "soft_gate")
+_GIVEN = {
+    "learner_options": (
+        "backbone", "config", "num_episodes", "num_tasks", "max_rank", "num_classes", "modifiers",
+    ),
+    # Training and measuring are in single precision, and take entries as they lie in the bank.
+    "bank_options": ("sites", "max_rank", "head", "dtype", "device"),
+    "router_options": ("num_banks", "feature_dim", "device"),
+}  # fmt: skip
+"""What the environment itself gives to its parts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +44,8 @@ class PartsConfig(Arguments):
         router_options: of the router.
         router_features: what routers see of an input: `"lower"` (what enters the first adapted
             site), `"final"` (the frozen features) or `"layers"` (all sites, see
-            `nsr_gym.learning.features`); None: final ones where they are compared with task
-            embeddings (`"cosine"`, `"soft_gate"`), else lower ones.
+            `nsr_gym.learning.features`); None: lower ones. `"cosine"` and `"soft_gate"` compare
+            them with task embeddings, and always see final ones.
         warm_start: a recall starts from the viewed `"entry"`, or from the `"mixture"` of entries
             that the router blends, cut to the granted rank.
         observe_signals: show what the arriving task's first gradient says of ranks and novelty.
@@ -71,6 +80,11 @@ class PartsConfig(Arguments):
         )
         if self.router_features is not None:
             check_choices(self, {"router_features": FEATURES})
+            if self.features_of(self.router) != self.router_features:
+                raise InvalidValueError(
+                    f"Expected router_features='final' for the router {self.router!r}, which "
+                    f"compares them with task embeddings; got {self.router_features!r}."
+                )
         modifiers: Any = self.modifiers
         if isinstance(modifiers, list | tuple):
             modifiers = {name: {} for name in modifiers}
@@ -79,6 +93,13 @@ class PartsConfig(Arguments):
             value = getattr(self, name)
             if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
                 raise InvalidValueError(f"Expected {name} as a mapping by name; got {value!r}.")
+        for name, given in _GIVEN.items():
+            for option in getattr(self, name):
+                if option in given:
+                    raise InvalidValueError(
+                        f"Expected {name} without {option!r}, which follows from the other "
+                        "arguments of the environment; leave it out."
+                    )
         for name, options in modifiers.items():
             if name not in MODIFIERS:
                 raise unknown("modifier", name, MODIFIERS)
@@ -93,9 +114,9 @@ class PartsConfig(Arguments):
 
     def features_of(self, router: str) -> str:
         """Return which features a router sees."""
-        if self.router_features is not None:
-            return self.router_features
-        return "final" if router in _ON_EMBEDDINGS else "lower"
+        if router in _ON_EMBEDDINGS:
+            return "final"
+        return "lower" if self.router_features is None else self.router_features
 
     def require_plain(self, reason: str, *, but: Sequence[str] = ()) -> None:
         """Refuse parts other than plain LoRA, a bank of entries apart, and cosine similarity.

@@ -37,6 +37,7 @@ class RecordedDynamics:
 
     tags: tuple[str, ...] = ("level", "chain")
     whole = False
+    lasting = True
 
     def __init__(self, table: OutcomeTable, config: VisitConfig, num_episodes: int) -> None:
         """Prepare for `num_episodes` episodes.
@@ -57,7 +58,7 @@ class RecordedDynamics:
                 f"Expected ranks among the recorded ones {list(table.ranks)}; got {missing} too. "
                 'Take dynamics="live", or record a table with these ranks.'
             )
-        table.check_settings({name: getattr(config, name) for name in table.settings})
+        table.check_settings({name: getattr(config, name) for name in (*table.settings, "head")})
         if config.energy is not None:
             raise InvalidValueError(
                 f"Expected energy=None: outcomes were recorded for fixed ranks; got "
@@ -76,7 +77,7 @@ class RecordedDynamics:
 
     def store(self) -> CountedFactors:
         """Return a store that counts the bytes that live adapters would have."""
-        return CountedFactors(sites=self.table.sites, max_rank=self.max_rank)
+        return CountedFactors(sites=self.table.sites, max_rank=self.max_rank, head=self.table.head)
 
     def begin(self, rows: Ints, keys: NDArray[np.uint64]) -> None:
         """Start episodes `rows` with keys (n, 2)."""
@@ -167,6 +168,10 @@ class RecordedDynamics:
             "rank": self._result["rank"][place],
             "tags": {name: self._result[name][place] for name in self.tags},
         }
+
+    def used(self, ranks: Ints) -> Ints:
+        """Return the granted ranks: what was recorded used them."""
+        return ranks
 
     def commit(self, rows: Ints, slots: Ints, bank: TaskKnowledgeBank) -> None:
         """Keep nothing: all that is kept lies in the bank."""

@@ -26,7 +26,7 @@ from nsr_gym.pools import PoolRecord
 
 SETTINGS = (
     "support_size", "learning_steps", "updates", "batch_size", "learning_rate", "distillation",
-    "temperature", "init_gain",
+    "temperature", "init_gain", "head",
 )  # fmt: skip
 """Environment arguments that outcomes depend on."""
 
@@ -214,7 +214,7 @@ class Recorder:
         for p in range(plan.supports):
             images = dynamics.data.train(tasks, dynamics.tensor(index[:, p]))
             embedding[:, p] = dynamics.data.embed(images)
-            loss[:, p] = dynamics.learner.loss(images, None).cpu().numpy()
+            loss[:, p] = dynamics.learner.loss(images, dynamics.bare(t)).cpu().numpy()
         return {
             "index": index,
             "embedding": embedding,
@@ -321,7 +321,7 @@ class Recorder:
                 recalled=zeros.astype(bool) | recalled,
             )
             cut = dynamics.compress(trained, ranks, energy=None)
-            results.append(Adapters(cut.factors))
+            results.append(Adapters(cut.factors, trained.head))
             curves.append(curve.astype(np.float32))
             self._done += size
             self._progress(self._done, self.total)
@@ -343,16 +343,23 @@ class Recorder:
         packed = {}
         for site, (up, down) in adapters.factors.items():
             packed[f"up.{site}"], packed[f"down.{site}"] = up.cpu().numpy(), down.cpu().numpy()
+        if adapters.head is not None:
+            weight, bias = adapters.head
+            packed["head.weight"], packed["head.bias"] = weight.cpu().numpy(), bias.cpu().numpy()
         return {name: np.ascontiguousarray(array) for name, array in packed.items()}
 
     def _unpack(self, part: _Part) -> Adapters:
         tensor = self.dynamics.tensor
+        head = None
+        if "head.weight" in part:
+            head = tensor(part["head.weight"]), tensor(part["head.bias"])
         return Adapters(
             {
                 name[3:]: (tensor(part[name]), tensor(part[f"down.{name[3:]}"]))
                 for name in part
                 if name.startswith("up.")
-            }
+            },
+            head,
         )
 
 

@@ -105,9 +105,8 @@ class SignalFields:
             room = 1.0 - torch.stack(used).mean(0).cpu().numpy()
         elif room is None:
             capacity = bank.capacities[rows]
-            room = np.where(
-                capacity < NO_LIMIT, 1.0 - bank.count(rows) / np.maximum(1, capacity), 1
-            )
+            left = 1.0 - np.where(capacity > 0, bank.count(rows) / np.maximum(1, capacity), 1.0)
+            room = np.where(capacity < NO_LIMIT, left, 1.0)
         return {
             "energy": arrival.signals.energy[:, self._index],
             "novelty": arrival.signals.novelty(spans),

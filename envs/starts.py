@@ -30,10 +30,21 @@ def check_fit(learner: type[LoRALearner], config: VisitConfig) -> None:
             "Expected head='frozen' for the learner 'joint', whose updates mix tasks; got "
             f"head={config.head!r}."
         )
+    if learner.name == "lora_sub_drs" and config.head != "frozen":
+        raise InvalidValueError(
+            "Expected head='frozen' for the learner 'lora_sub_drs', whose prototypes are those of "
+            f"classes that all tasks share; got head={config.head!r}."
+        )
     if config.head != "frozen" and config.observe_signals:
         raise InvalidValueError(
             "Expected observe_signals=False with head='trained': through an empty head there is no "
             "first gradient; got True."
+        )
+    if config.warm_start == "mixture" and (config.bank == "additive" or learner.keeps_own):
+        raise InvalidValueError(
+            "Expected warm_start='entry' where one model is in use for everything (an additive "
+            f"bank, or the learner {learner.name!r} if it keeps its own): the mixture would count "
+            "entries twice, or not at all; got 'mixture'."
         )
     needed = None
     if learner.sums and config.bank != "additive":
@@ -75,14 +86,19 @@ def start_of(
         largest = up.shape[-1]
     cut = truncate_sites(stacked, rank=largest, width=largest)
     blended = (bank.rank[rows] * (weights != 0.0)).sum(axis=1)
+    return Adapters(cut.factors, blended_heads(bank, rows, weights)), np.minimum(largest, blended)
+
+
+def blended_heads(bank: TaskKnowledgeBank, rows: Ints, weights: Floats) -> Heads | None:
+    """Return the heads of banks rows (n,) added up with weights (n, K); None: entries have none."""
     heads = heads_of(bank, rows)
-    if heads is not None:
-        share = heads[0].new_tensor(weights)
-        heads = (
-            torch.einsum("ns,nscd->ncd", share, heads[0]),
-            torch.einsum("ns,nsc->nc", share, heads[1]),
-        )
-    return Adapters(cut.factors, heads), np.minimum(largest, blended)
+    if heads is None:
+        return None
+    share = heads[0].new_tensor(weights)
+    return (
+        torch.einsum("ns,nscd->ncd", share, heads[0]),
+        torch.einsum("ns,nsc->nc", share, heads[1]),
+    )
 
 
 def heads_of(bank: TaskKnowledgeBank, rows: Ints) -> Heads | None:

@@ -75,7 +75,11 @@ def main() -> None:
 @app.command()
 def envs() -> None:
     """List the environments."""
-    _list("environment", [(name, spec.summary) for name, spec in ENVIRONMENTS.items()])
+    rows = []
+    for name, spec in ENVIRONMENTS.items():
+        needed = f" [needs {', '.join(spec.data)}]" if spec.needs_data else ""
+        rows.append((name, spec.summary + needed))
+    _list("environment", rows)
 
 
 @app.command()

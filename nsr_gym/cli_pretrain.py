@@ -13,6 +13,7 @@ from nsr_gym.cli_shared import bars, console
 from nsr_gym.errors import InvalidValueError, unknown
 
 _IMAGES = ("vit-small-32", "resnet-small-32")
+_DATA = "tiny-imagenet-32.npz"
 
 
 def pretrain(
@@ -24,7 +25,7 @@ def pretrain(
     ] = Path("weights"),
     data: Annotated[
         Path | None,
-        typer.Option(help="Images to pretrain on: tiny-imagenet-32.npz or like it. (digits: none)"),
+        typer.Option(help=f"An .npz file of images to pretrain on. ({_DATA} in $NSR_GYM_DATA)"),
     ] = None,
     recipe: Annotated[
         str | None,
@@ -49,11 +50,6 @@ def pretrain(
         return
     if what not in _IMAGES:
         raise unknown("backbone recipe", what, ["digits", *_IMAGES])
-    if data is None:
-        raise InvalidValueError(
-            f"Expected --data FILE, an .npz file of images, for {what}, such as "
-            "tiny-imagenet-32.npz."
-        )
     _images(what, data, output, recipe, device, threads)
 
 
@@ -67,12 +63,13 @@ def _digits(output: Path) -> None:
 
 
 def _images(
-    what: str, data: Path, output: Path, recipe: str | None, device: str, threads: int | None
+    what: str, data: Path | None, output: Path, recipe: str | None, device: str, threads: int | None
 ) -> None:
     import torch
 
     from nsr_gym.backbones.image_data import read_images
     from nsr_gym.backbones.pretrain_images import pretrain_images
+    from nsr_gym.datasets.sources import data_root
 
     try:
         place = torch.device(device)
@@ -88,6 +85,7 @@ def _images(
         machine = torch.cuda.get_device_name(place)
     else:
         machine = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    data = data or data_root() / _DATA
     images = read_images(data)
     with bars("{task.fields[word]}") as progress:
         bar = progress.add_task(what, total=None, word="")

@@ -18,6 +18,9 @@ from nsr_gym.cli_shared import (
 from nsr_gym.errors import InvalidValueError
 from nsr_gym.files import write_whole
 
+_SHOWN = ("task known", "one for all", "one model", "rls")
+"""Answers that are printed for every system; those of all routers are for the first."""
+
 
 def systems(
     name: Annotated[str, typer.Option(help="Results go to RUNS/NAME.")] = "systems",
@@ -43,6 +46,8 @@ def systems(
     task known, and with the entry that each router names for it. Bounds without an adapter stand
     beside them. The same command again goes on where it was stopped.
     """
+    import pandas as pd
+
     from nsr_gym.agents.systems import FAMILIES, NAMES, TESTED, run_systems
     from nsr_gym.report.systems import summarise_systems
     from nsr_gym.report.systems_figure import draw_systems
@@ -69,26 +74,36 @@ def systems(
     figure = draw_systems(summary, folder / "systems.png")
     for environment, part in summary.groupby("environment", sort=False):
         shown = Table(box=None, pad_edge=False, title=str(environment))
-        for heading in ("system", "answers", "accuracy", "minus floor", "forgetting", "B/task"):
+        for heading in (
+            "system",
+            "answers",
+            "accuracy",
+            "minus floor",
+            "minus final",
+            "forgetting",
+            "B/task",
+        ):
             shown.add_column(
                 heading, justify="left" if heading in ("system", "answers") else "right"
             )
+        first = next((r for r in part["system"] if r in NAMES), None)
         for row in part.to_dict("records"):
-            forgotten = (
-                "-" if row["forgetting"] != row["forgetting"] else f"{row['forgetting']:.3f}"
-            )
+            if row["answer"] not in _SHOWN and row["system"] != first:
+                continue  # the file has all routers of all systems
+            forgotten = "-" if pd.isna(row["forgetting"]) else f"{row['forgetting']:.3f}"
             shown.add_row(
                 str(row["system"]),
                 str(row["answer"]),
                 f"{row['accuracy']:.3f} [{row['accuracy_low']:.3f}, {row['accuracy_high']:.3f}]",
                 f"{row['to_floor']:+.3f} ({row['verdict']})",
+                f"{row['to_final']:+.3f} ({row['verdict_final']})",
                 forgotten,
                 f"{row['bytes']:,.0f}",
             )
         console.print(shown)
     console.print(
-        f"floor: ridge classifier on frozen features, no adapter, the same knowledge of the task; "
-        f"{seeds} streams, 95 % intervals",
+        "floor: ridge classifier without an adapter, same knowledge of the task, on the better of "
+        f"lower and final features; final: on the final ones; {seeds} streams, 95 % intervals",
         highlight=False,
     )
     for path in (*files, figure):

@@ -82,6 +82,13 @@ class OutcomeTable:
         """P."""
         return int(self.embedding.shape[1])
 
+    @property
+    def head(self) -> tuple[int, int] | None:
+        """Shape (classes, features) of the head that every entry has; None: entries have none."""
+        if self.settings.get("head", "frozen") == "frozen":
+            return None
+        return self.pool.num_classes, int(self.embedding.shape[2])
+
     @cached_property
     def source_index(self) -> Ints:
         """(T, T): which recorded source g of task t stands for task s; -1 for t itself.
@@ -144,7 +151,8 @@ class OutcomeTable:
         Raises:
             InvalidValueError: one differs from what was recorded.
         """
-        for name, recorded in self.settings.items():
+        # Tables that say nothing of heads were recorded before entries could have their own.
+        for name, recorded in ({"head": "frozen"} | dict(self.settings)).items():
             if name in asked and asked[name] != recorded:
                 raise InvalidValueError(
                     f"Expected {name}={recorded!r}, as the outcomes of {self.pool.name!r} were "

@@ -25,6 +25,7 @@ class EnvironmentSpec:
         summary: one line.
         max_episode_steps: steps after which an episode is truncated; None for no limit.
         kwargs: arguments that the id stands for.
+        data: data sets that the defaults need and that do not come with the package.
     """
 
     entry_point: str
@@ -33,6 +34,12 @@ class EnvironmentSpec:
     summary: str
     max_episode_steps: int | None = None
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    data: tuple[str, ...] = ()
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether it needs data that does not come with the package."""
+        return bool(self.data)
 
     @property
     def access(self) -> tuple[str, ...]:
@@ -41,7 +48,13 @@ class EnvironmentSpec:
 
 
 def _spec(
-    name: str, family: str, summary: str, limit: int | None = None, **kwargs: Any
+    name: str,
+    family: str,
+    summary: str,
+    limit: int | None = None,
+    *,
+    data: tuple[str, ...] = (),
+    **kwargs: Any,
 ) -> EnvironmentSpec:
     module, classes = name.split(":")
     return EnvironmentSpec(
@@ -51,6 +64,7 @@ def _spec(
         summary=summary,
         max_episode_steps=limit,
         kwargs=kwargs,
+        data=data,
     )
 
 
@@ -67,6 +81,22 @@ DIGITS = {
     "Mixed": "digits; each episode draws its family, tasks, order, bank and noise",
 }
 """Environments on digits, each live and recorded: name in the id -> what it is about."""
+
+IMAGES: dict[str, EnvironmentSpec] = {
+    "NSR/SplitCIFAR100-v0": _spec(
+        "split_cifar100:SplitCIFAR100",
+        "live",
+        "the classes of CIFAR-100 as recurring tasks, adapters trained live on a frozen ViT",
+        data=("cifar-100",),
+    ),
+    "NSR/FiveDatasets-v0": _spec(
+        "five_datasets:FiveDatasets",
+        "live",
+        "five data sets as recurring tasks, adapters trained live on a frozen ViT",
+        data=("cifar-10", "mnist", "svhn", "fashion-mnist", "notmnist"),
+    ),
+}
+"""Environments on image benchmarks, whose data every user fetches: id -> what is known of it."""
 
 
 ENVIRONMENTS: dict[str, EnvironmentSpec] = {
@@ -101,7 +131,9 @@ ENVIRONMENTS: dict[str, EnvironmentSpec] = {
         "exact: a visit lasts until the right allocation was tried (reading C)",
         10_000,
     ),
+    **IMAGES,
 }
+"""Every environment of the suite."""
 
 
 def environment_family(name: str) -> str:

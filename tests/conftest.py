@@ -12,27 +12,9 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 import gymnasium as gym
 import pytest
-
-from nsr_gym.registration import environment_family
+from playable import TINY, tiny_arguments
 
 CYCLIC_DIGITS = "NSR/CyclicDigits-v0"
-
-TINY: dict[str, Any] = {"num_tasks": 3, "cycles": 2, "learning_steps": 2, "updates": 1}
-"""An episode of six visits that takes a tenth of a second."""
-
-TINY_RECORDED: dict[str, Any] = {"num_tasks": 3, "cycles": 2}
-"""Of the recorded environments, whose visits are as long as they were recorded."""
-
-TINY_EXACT: dict[str, Any] = {"num_tasks": 3, "cycles": 2}
-"""Of the exact environments, which have no learning steps."""
-
-
-def tiny_arguments(env_id: str) -> dict[str, Any]:
-    """Return the arguments of a tiny episode of an environment."""
-    if environment_family(env_id) != "live":
-        return dict(TINY_EXACT)
-    recorded = gym.spec(env_id).kwargs.get("dynamics") == "recorded"
-    return dict(TINY_RECORDED if recorded else TINY)
 
 
 @pytest.fixture(scope="session")

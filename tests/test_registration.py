@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
+from nsr_gym.cli import envs
 from nsr_gym.cli_shared import default_agents
-from nsr_gym.registration import ENVIRONMENTS, environment_access, environment_family
+from nsr_gym.registration import ENVIRONMENTS, IMAGES, environment_access, environment_family
 from nsr_gym.registry import ACCESS, agent_spec
 
 DIGITS = ("Cyclic", "Capped", "Aliased", "Budget", "Related", "Mixed")
@@ -53,3 +54,15 @@ def test_a_recorded_environment_plays_without_torch() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert answer.stdout.strip() == "False"
+
+
+def test_environments_on_images_say_which_data_they_need(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert set(IMAGES) == {"NSR/SplitCIFAR100-v0", "NSR/FiveDatasets-v0"}
+    envs()
+    listed = " ".join(capsys.readouterr().out.split())
+    for name, spec in ENVIRONMENTS.items():
+        assert spec.needs_data == (name in IMAGES)
+        needed = f"{spec.summary} [needs {', '.join(spec.data)}]"
+        assert (needed in listed) == spec.needs_data

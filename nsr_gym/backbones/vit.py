@@ -167,7 +167,7 @@ class ViTBackbone(Head):
             )
             if adapted or torch.is_grad_enabled():
                 return transform(self._weights, block, tokens, linear, eps=self.eps)
-            parts = tokens.flatten(0, -3).split(self._chunk) if tokens.ndim > 3 else [tokens]
+            parts = tokens.flatten(0, -3).split(self._chunk) if tokens.ndim > 2 else [tokens]
             done = [transform(self._weights, block, x, linear, eps=self.eps) for x in parts]
             return torch.cat(done).view(tokens.shape)
         single = {f"{block}.attn.{part}" for part in "qkv"}

@@ -225,7 +225,9 @@ class BasisFactors(TensorFactors, ABC):
         if self.update == "merge":
             return torch.ones(len(rows), dtype=torch.bool, device=self.device)
         if self.update == "residual":
-            return self._outside(rows, pairs) > self.tolerance
+            # Without bases there is nothing to project on, however much is tolerated.
+            empty = self._banks["merged"][rows, 0] == 0
+            return empty | (self._outside(rows, pairs) > self.tolerance)
         if self.warm is not None:
             return self._banks["merged"][rows, 0] < self.warm
         full = [(self._basis(block, rows) != 0).any(1).all(1) for block in self._blocks]

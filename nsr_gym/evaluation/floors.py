@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -81,18 +81,23 @@ def measure_floors(data: TaskData, backbone: Backbone, tasks: Ints) -> pd.DataFr
 def _one_for_all(
     floor: Floor, features: RouterFeatures, data: TaskData, backbone: Backbone, tasks: Ints
 ) -> tuple[NDArray[np.float64], Ints]:
+    # Tasks may share classes or have others: labels are those of the pool as a whole.
+    every, place = np.unique([task.classes for task in data.pool], return_inverse=True)
+    classes = torch.as_tensor(place.reshape(len(data.pool), -1), device=backbone.device)
     episodes = np.arange(len(tasks))
-    made = _build(floor, features, backbone, len(tasks))
+    made = _build(floor, features, backbone, len(tasks), len(every))
     for column in tasks.T:
-        for task in np.unique(column):
+        for task in np.unique(column).tolist():
             # Streams that visit the same task share its features.
             rows = episodes[column == task]
-            images = _training(data, backbone, int(task))
+            images = _training(data, backbone, task)
             known = features(images).expand(len(rows), -1, -1)
-            made.update(rows, known, images.labels.expand(len(rows), -1))
-    found = [
-        _accuracy(made, episodes, features, _test(data, backbone, column)) for column in tasks.T
-    ]
+            made.update(rows, known, classes[task][images.labels].expand(len(rows), -1))
+    found = []
+    for column in tasks.T:
+        images = _test(data, backbone, column)
+        labels = classes[torch.as_tensor(column, device=classes.device)].gather(1, images.labels)
+        found.append(_accuracy(made, episodes, features, replace(images, labels=labels)))
     return np.mean(found, axis=0), made.nbytes(episodes)
 
 
@@ -100,7 +105,7 @@ def _task_known(
     floor: Floor, features: RouterFeatures, data: TaskData, backbone: Backbone, tasks: Ints
 ) -> tuple[NDArray[np.float64], Ints]:
     own, place = np.unique(tasks, return_inverse=True)
-    made = _build(floor, features, backbone, len(own))
+    made = _build(floor, features, backbone, len(own), data.pool.num_classes)
     for row, task in enumerate(own.tolist()):
         images = _training(data, backbone, task)
         made.update(np.array([row]), features(images), images.labels)
@@ -111,12 +116,12 @@ def _task_known(
 
 
 def _build(
-    floor: Floor, features: RouterFeatures, backbone: Backbone, episodes: int
+    floor: Floor, features: RouterFeatures, backbone: Backbone, episodes: int, classes: int
 ) -> FeatureClassifier:
     return floor.build(
         num_banks=episodes,
         feature_dim=features.dim,
-        num_classes=backbone.num_classes,
+        num_classes=classes,
         device=str(backbone.device),
     )
 

@@ -11,9 +11,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from nsr_gym.backbones.base import Backbone, FrozenMap, Prefix
+from nsr_gym.datasets.image_tasks import ImageTask
 from nsr_gym.errors import InvalidValueError
+from nsr_gym.learning.prefixes import PiecewisePrefixes, Prefixes, Source, StackedPrefixes, source
 
 if TYPE_CHECKING:
+    from nsr_gym.datasets.cache import FeatureCache
     from nsr_gym.tasks import TaskPool
 
 
@@ -48,39 +51,31 @@ class Images:
 
 
 class _Part:
-    """The training or the test images of every task, stacked and filled on first use."""
+    """The training or the test images of every task, filled on first use."""
 
-    def __init__(self, sizes: list[int], device: torch.device) -> None:
-        self.sizes = torch.tensor(sizes, device=device)
-        self.width = max(sizes)
-        self.ragged = min(sizes) != self.width
-        self.prefix: Prefix | None = None
-        self.labels = torch.zeros(len(sizes), self.width, dtype=torch.int64, device=device)
+    def __init__(self, sizes: list[int], prefixes: Prefixes, device: torch.device) -> None:
+        self.sizes = np.array(sizes)
+        self._prefixes = prefixes
+        self._labels = torch.zeros(len(sizes), max(sizes), dtype=torch.int64, device=device)
 
-    def fill(self, task: int, prefix: Prefix, labels: Tensor) -> None:
-        if self.prefix is None:
-            self.prefix = tuple(
-                part.new_zeros(len(self.labels), self.width, *part.shape[1:]) for part in prefix
-            )
-        for stack, part in zip(self.prefix, prefix, strict=True):
-            stack[task, : len(part)] = part
-        self.labels[task, : len(labels)] = labels
+    def fill(self, task: int, images: Source, labels: Tensor) -> None:
+        self._prefixes.fill(task, images)
+        self._labels[task, : len(labels)] = labels
 
-    def gather(self, tasks: Tensor, index: Tensor | None) -> Images:
-        assert self.prefix is not None
-        if index is None:
-            valid = None
-            if self.ragged:
-                valid = torch.arange(self.width, device=tasks.device) < self.sizes[tasks][:, None]
-            return Images(tuple(part[tasks] for part in self.prefix), self.labels[tasks], valid)
-        rows = (tasks if tasks.ndim == 2 else tasks[:, None]) * self.width + index
-        flat, shape = rows.reshape(-1), rows.shape
-        return Images(
-            tuple(
-                part.flatten(0, 1).index_select(0, flat).unflatten(0, shape) for part in self.prefix
-            ),
-            self.labels.flatten().index_select(0, flat).unflatten(0, shape),
-        )
+    def some(self, tasks: Tensor, index: Tensor) -> Images:
+        chosen = tasks if tasks.ndim == 2 else tasks[:, None]
+        rows = chosen * self._labels.shape[1] + index
+        labels = self._labels.flatten().index_select(0, rows.reshape(-1)).unflatten(0, rows.shape)
+        return Images(self._prefixes.rows(chosen, index), labels)
+
+    def all(self, tasks: Tensor) -> Images:
+        sizes = self.sizes[tasks.cpu().numpy()]
+        width, valid = int(sizes.max()), None
+        if sizes.min() != width:
+            order = torch.arange(width, device=tasks.device)
+            valid = order < torch.from_numpy(sizes).to(tasks.device)[:, None]
+        labels = self._labels[:, :width][tasks]
+        return Images(self._prefixes.whole(tasks, width), labels, valid)
 
 
 class TaskData:
@@ -91,17 +86,32 @@ class TaskData:
         train_sizes: training images of each task, (tasks,) int64 NumPy array.
     """
 
-    def __init__(self, pool: TaskPool, backbone: Backbone, *, own_heads: bool = False) -> None:
+    def __init__(
+        self,
+        pool: TaskPool,
+        backbone: Backbone,
+        *,
+        own_heads: bool = False,
+        cache: FeatureCache | None = None,
+        prefix_dtype: str = "float32",
+    ) -> None:
         """Prepare for lazy filling; no task is computed before it is asked for.
+
+        Tasks of arrays are kept in memory as they are. Images that are made when they are read
+        (`ImageTask`), and whatever a cache is given for, are prepared and kept in pieces.
 
         Args:
             pool: the tasks.
             backbone: the frozen network.
             own_heads: whether tasks bring heads of their own, so that the backbone's classes do
                 not matter.
+            cache: where prefixes are kept on disk; None: in memory.
+            prefix_dtype: how pieces are kept: `"float32"`, or `"float16"` for half the room,
+                rounded to 11 bits.
 
         Raises:
             InvalidValueError: the pool's images or classes do not fit the backbone.
+            UnknownNameError: no such type.
         """
         if pool.input_shape != backbone.input_shape:
             raise InvalidValueError(
@@ -116,22 +126,34 @@ class TaskData:
             )
         self.pool, self._backbone = pool, backbone
         self.train_sizes = np.array([len(task.y_train) for task in pool.tasks])
-        self._train = _Part([len(task.y_train) for task in pool.tasks], backbone.device)
-        self._test = _Part([len(task.y_test) for task in pool.tasks], backbone.device)
+        pieces = cache is not None or any(isinstance(task, ImageTask) for task in pool.tasks)
+
+        def part(sizes: list[int]) -> _Part:
+            kept: Prefixes = StackedPrefixes(backbone, len(sizes), max(sizes))
+            if pieces:
+                kept = PiecewisePrefixes(backbone, len(sizes), cache=cache, dtype=prefix_dtype)
+            return _Part(sizes, kept, backbone.device)
+
+        self._train = part([len(task.y_train) for task in pool.tasks])
+        self._test = part([len(task.y_test) for task in pool.tasks])
         self._filled = np.zeros(len(pool.tasks), dtype=bool)
 
     def train(self, tasks: Tensor, index: Tensor) -> Images:
         """Return training images by image index (n, k) and task, (n,) or (n, k)."""
         self.fill(tasks)
-        return self._train.gather(tasks, index)
+        return self._train.some(tasks, index)
 
     def test(self, tasks: Tensor) -> Images:
         """Return all test images of tasks (n,)."""
         self.fill(tasks)
-        return self._test.gather(tasks, None)
+        return self._test.all(tasks)
 
     def fill(self, tasks: Tensor) -> None:
-        """Prepare tasks (n,) now, so that threads find them ready."""
+        """Prepare tasks (n,) now, so that threads find them ready.
+
+        Raises:
+            DataError: the cache's folder cannot be written to.
+        """
         wanted = np.unique(tasks.cpu().numpy())
         for task in wanted[~self._filled[wanted]]:
             self._fill_one(int(task))
@@ -139,13 +161,12 @@ class TaskData:
 
     @torch.no_grad()
     def _fill_one(self, task: int) -> None:
-        source, device = self.pool.tasks[task], self._backbone.device
-        for part, x, y in (
-            (self._train, source.x_train, source.y_train),
-            (self._test, source.x_test, source.y_test),
+        whole, device = self.pool.tasks[task], self._backbone.device
+        for part, name, y in (
+            (self._train, "train", whole.y_train),
+            (self._test, "test", whole.y_test),
         ):
-            images = torch.tensor(x, device=device)
-            part.fill(task, self._backbone.prefix(images), torch.tensor(y, device=device))
+            part.fill(task, source(whole, name), torch.tensor(y, device=device))
 
     @torch.no_grad()
     def embed(self, images: Images) -> np.ndarray:

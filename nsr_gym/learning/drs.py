@@ -215,6 +215,9 @@ class DriftResistantLearner(LoRALearner):
         of, means = self._pending
         at = self._index(positions(rows, of))
         self.prototypes.put(self._index(rows), self._index(slots), means.take(at))
+        if bank is not None:
+            # What was evicted for it leaves the sum, and its prototypes go with it.
+            self.prototypes.keep(self._index(rows), self._index(bank.occupied[rows]))
 
     def answers(
         self, images: Images, site_map: SiteMap, rows: NDArray[Any] | None = None

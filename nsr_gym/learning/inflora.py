@@ -129,6 +129,7 @@ class InfLoRALearner(LoRALearner):
             for site in backbone.sites
         }
         self.clipped = torch.zeros(0, dtype=torch.int64)
+        self._denied = np.zeros(0, dtype=np.int64)
         self._seen: Seen | None = None
         self._pending: tuple[Ints, dict[str, Protection]] | None = None
 
@@ -136,6 +137,10 @@ class InfLoRALearner(LoRALearner):
         """Protect nothing in episodes that start anew."""
         for memory in self.memories.values():
             memory.begin(self._index(rows))
+
+    def denied(self, n: int) -> Ints:
+        """Return by how many directions the last visit's request was cut everywhere, (n,)."""
+        return self._denied
 
     def prepare(self, data: TaskData, visit: Visit) -> Visit:
         """Design the fresh directions of every site, and put the other entries under them."""
@@ -152,9 +157,9 @@ class InfLoRALearner(LoRALearner):
             factors[site] = up, placed(designed.to(down), fresh, down)
         room = torch.stack(given)
         self.clipped = wanted - room.amin(dim=0)
-        ranks = visit.ranks
-        if ranks is not None:
-            ranks = ranks - (wanted - room.amax(dim=0))
+        denied = wanted - room.amax(dim=0)
+        self._denied = denied.cpu().numpy()
+        ranks = None if visit.ranks is None else visit.ranks - denied
         start = replace(visit.start, factors=factors)
         return replace(visit, start=start, ranks=ranks)
 

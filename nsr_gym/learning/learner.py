@@ -167,6 +167,10 @@ class LoRALearner(Measuring):
         """Return the bytes that the learner keeps of episodes from visit to visit, (n,)."""
         return np.zeros(len(rows), dtype=np.int64)
 
+    def denied(self, n: int) -> Ints:
+        """Return how many granted directions the last visit could not use, (n,)."""
+        return np.zeros(n, dtype=np.int64)
+
     def free_capacity(self, rows: Ints) -> NDArray[np.float64] | None:
         """Return the share of input directions left for new tasks, (n,); None: no such notion."""
         return None

@@ -24,6 +24,9 @@ from nsr_gym.learning.data import Images
 
 _CPU_BLOCK = 2048
 """Images that are evaluated at once on a CPU."""
+_PREFIX_BYTES = 1 << 27
+"""Of the prefixes of images that are evaluated at once; what a network makes of them on the way
+is a few times as large."""
 
 
 class Measuring:
@@ -57,33 +60,23 @@ class Measuring:
         rows: NDArray[Any] | None = None,
     ) -> Tensor:
         """Return the share of right answers (n,)."""
-        return torch.cat(
-            [
-                mean(
-                    self.answers(images[part], site_map, None if rows is None else rows[part])
-                    == images[part].labels,
-                    images[part].valid,
-                )
-                for part, site_map in self.maps(adapters, base, *images.labels.shape)
-            ]
-        )
+        found = []
+        for part, site_map in self.maps(adapters, base, *images.labels.shape):
+            whole, asked = images[part], None if rows is None else rows[part]
+            said = torch.cat([self.answers(some, site_map, asked) for some in pieces(whole)], 1)
+            found.append(mean(said == whole.labels, whole.valid))
+        return torch.cat(found)
 
     @torch.no_grad()
     def loss(self, images: Images, adapters: Adapters | None, base: Deltas | None = None) -> Tensor:
         """Return the mean cross-entropy (n,) in nats."""
-        return torch.cat(
-            [
-                mean(
-                    functional.cross_entropy(
-                        self.logits(images[part], site_map).movedim(-1, 1),
-                        images[part].labels,
-                        reduction="none",
-                    ),
-                    images[part].valid,
-                )
-                for part, site_map in self.maps(adapters, base, *images.labels.shape)
-            ]
-        )
+        found = []
+        for part, site_map in self.maps(adapters, base, *images.labels.shape):
+            whole = images[part]
+            logits = torch.cat([self.logits(some, site_map) for some in pieces(whole)], 1)
+            losses = functional.cross_entropy(logits.movedim(-1, 1), whole.labels, reduction="none")
+            found.append(mean(losses, whole.valid))
+        return torch.cat(found)
 
     def maps(
         self, adapters: Adapters | None, base: Deltas | None, n: int, k: int
@@ -109,6 +102,18 @@ class Measuring:
         if adapters is not None and adapters.head is not None:
             site_map = HeadedMap(site_map, partial(apply_heads, heads=adapters.head))
         return site_map
+
+
+def pieces(images: Images) -> Iterator[Images]:
+    """Yield the images of every episode in pieces that are small enough to be evaluated at once.
+
+    Small data is one piece; a thousand images of ViT-B/16's size would be gigabytes.
+    """
+    n, k = images.labels.shape
+    numbers = sum(part[0, 0].numel() * part.element_size() for part in images.prefix)
+    size = max(1, _PREFIX_BYTES // max(1, n * numbers))
+    for first in range(0, k, size):
+        yield images if size >= k else images.part(slice(first, first + size))
 
 
 def mean(values: Tensor, valid: Tensor | None) -> Tensor:

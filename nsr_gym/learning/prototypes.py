@@ -70,6 +70,11 @@ class Prototypes:
         self._values[rows, slots] = means.values.to(self._values)
         self._valid[rows, slots] = means.valid
 
+    def keep(self, rows: Tensor, held: Tensor) -> None:
+        """Forget those of slots of episodes `rows` (n,) that hold no entry; held is (n, K) bool."""
+        slots = min(held.shape[1], self._valid.shape[1])
+        self._valid[rows, :slots] &= held[:, :slots, None]
+
     def of(self, rows: Tensor) -> Known:
         """Return those of episodes `rows` (n,), over all slots and classes."""
         slots, classes = self._valid.shape[1:]

@@ -25,7 +25,8 @@ def summarise_systems(rows: pd.DataFrame) -> pd.DataFrame:
         `forgetting`, `right`, `bytes` and `online`, 95 % bootstrap intervals (`_low`, `_high`) of
         the first two, `floor` (the stronger ridge classifier on frozen features with the same
         knowledge of the task), `to_floor` (mean paired difference in accuracy to it, with
-        interval), `verdict` (`"above"`, `"below"` or `"open"`), `less_forgetting` (mean paired
+        interval), `verdict` (`"above"`, `"below"` or `"open"`), `to_final` and `verdict_final`
+        (the same against ridge on the final features), `less_forgetting` (mean paired
         difference of forgetting, sequential minus this one, with interval) and `runs`.
 
     Raises:
@@ -67,7 +68,7 @@ def summarise_systems(rows: pd.DataFrame) -> pd.DataFrame:
 def _against_floor(
     environment: str, answer: str, one: pd.DataFrame, scores: dict[tuple[str, str], pd.DataFrame]
 ) -> dict[str, Any]:
-    knowledge = "task known" if answer == "task known" else "one for all"
+    knowledge = "task known" if answer in ("task known", "oracle") else "one for all"
     floors = {
         name: floor["accuracy"].to_numpy()
         for (name, known), floor in scores.items()
@@ -76,9 +77,16 @@ def _against_floor(
     if not floors:
         raise DataError(f"The bounds of {environment} are missing; run the comparison on.")
     best = max(floors, key=lambda name: floors[name].mean())
-    difference = paired_difference(one["accuracy"].to_numpy(), floors[best], statistic=mean)
-    verdict = "above" if difference.low > 0 else "below" if difference.high < 0 else "open"
-    return {"floor": best, **_parts("to_floor", difference), "verdict": verdict}
+    found: dict[str, Any] = {"floor": best}
+    for name, floor in (("floor", best), ("final", f"{_RIDGE}, final features")):
+        if floor in floors:
+            values = one["accuracy"].to_numpy()
+            difference = paired_difference(values, floors[floor], statistic=mean)
+            found |= _parts(f"to_{name}", difference)
+            found["verdict" if name == "floor" else "verdict_final"] = (
+                "above" if difference.low > 0 else "below" if difference.high < 0 else "open"
+            )
+    return found
 
 
 def _with_interval(name: str, values: np.ndarray) -> dict[str, float]:

@@ -363,7 +363,7 @@ def test_the_command_trains_and_says_what_came_of_it(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["vit-small-32"], "Expected --data FILE"),
+        (["vit-small-32"], "tiny-imagenet-32.npz; there is none. Say where"),
         (["vit-small-32", "--data", "nowhere.npz"], "there is none. Say where"),
         (["vit-small-32", "--data", "FILE", "--recipe", "tpu"], "recipe of vit-small-32 'tpu'"),
         (["vit-small-32", "--data", "FILE", "--device", "abacus"], "got 'abacus'"),
@@ -378,6 +378,7 @@ def test_the_command_refuses_what_does_not_fit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NSR_GYM_DATA", str(tmp_path))
     status, text = call(*[str(file) if part == "FILE" else part for part in arguments])
     assert status == 2
     assert message in text

@@ -198,6 +198,12 @@ def test_residual_merges_what_is_new_and_projects_what_is_known() -> None:
     assert (store.residual(rows, mixed) < 1e-20).all()
 
 
+def test_a_bank_without_bases_merges_whatever_the_tolerance() -> None:
+    bank = bank_of("shared_basis", 2, basis_rank=9, update="residual", tolerance=1.0)
+    made = fill(bank, 1)
+    assert gap(dense(bank.factors([0, 0])), dense(made[0])) <= EXACT
+
+
 def test_the_residual_is_a_share_of_energy_whatever_the_factors() -> None:
     bank = bank_of("shared_basis", basis_rank=4)
     fill(bank, 3)

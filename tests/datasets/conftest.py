@@ -7,7 +7,7 @@ from copy import deepcopy
 from pathlib import Path
 
 import pytest
-from image_samples import write_cifar100, write_official_five, write_offline_five
+from image_file_samples import write_cifar100, write_official_five, write_offline_five
 
 from nsr_gym.datasets import cifar_files, image_files, packed_files
 from nsr_gym.datasets.sources import VARIABLE

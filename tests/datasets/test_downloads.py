@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from image_samples import write_cifar100
+from image_file_samples import write_cifar100
 
 from nsr_gym.datasets import cifar100_pool, cifar_files, fetch, sources, vision
 from nsr_gym.errors import DataError, UnknownNameError

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from image_samples import random_images, write_letters
+from image_file_samples import random_images, write_letters
 
 from nsr_gym.datasets import five_datasets_pool, five_manifests, loaded_counts
 from nsr_gym.datasets.manifests import halves_grouping

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from image_samples import (
+from image_file_samples import (
     balanced,
     cifar_pickle,
     idx,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from image_samples import random_images
+from image_file_samples import random_images
 
 from nsr_gym.datasets.image_tasks import ImagePart, ImageTask, ImageTransform, Segment
 from nsr_gym.datasets.selecting import Selection, deal_parts

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from image_samples import write_cifar100
+from image_file_samples import write_cifar100
 
 from nsr_gym.datasets import cifar100_pool, cifar_files, class_orders, loaded_counts
 from nsr_gym.datasets.cifar_files import read_cifar100

@@ -9,12 +9,12 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from playable import playable_ids
 
 from nsr_gym.errors import InvalidValueError, NsrGymError, StateError
-from nsr_gym.registration import ENVIRONMENTS
 
 # Exact environments: test_exact_vector.py.
-ENV_IDS = [name for name, spec in ENVIRONMENTS.items() if spec.family == "live"]
+ENV_IDS = playable_ids("live")
 CYCLIC = [name for name in ENV_IDS if "Cyclic" in name]
 MODES = {
     "next_step": AutoresetMode.NEXT_STEP,

@@ -224,6 +224,11 @@ def test_signals_are_shares_and_a_bank_that_holds_nothing_makes_everything_new(
         ({"observe_signals": 1}, InvalidValueError, "bool"),
         ({"learner": "joint", "head": "trained"}, InvalidValueError, "joint"),
         ({"observe_signals": True, "head": "trained"}, InvalidValueError, "gradient"),
+        (
+            {"learner": "lora_sub_drs", "bank": "additive", "head": "trained"},
+            InvalidValueError,
+            "lora_sub_drs",
+        ),
         ({"access": "memoryless", "router": "rls"}, InvalidValueError, "router='cosine'"),
         ({"access": "visit", "bank": "meta"}, InvalidValueError, "bank='per_task'"),
         ({"dynamics": "recorded", "learner": "sequential"}, InvalidValueError, "live"),

@@ -8,14 +8,14 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from playable import playable_ids
 
 from nsr_gym.datasets.digits import digits_pool
 from nsr_gym.errors import StateError
 from nsr_gym.metrics.recovery import CENSORED, NO_REFERENCE, recovery_steps, shortfall
-from nsr_gym.registration import ENVIRONMENTS
 from nsr_gym.tasks import check_disjoint
 
-LIVE = [name for name, spec in ENVIRONMENTS.items() if spec.family == "live"]
+LIVE = playable_ids("live")
 
 Make = Callable[..., Any]
 
