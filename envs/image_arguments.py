@@ -69,7 +69,7 @@ class ImageArguments(Arguments):
     evaluate: str | None = None
     root: str | None = None
     download: bool = False
-    backbone: str = "vit-small-32"
+    backbone: str = "resnet-small-32"
     weights: str | None = _SHIPPED
     weights_sha256: str | None = None
     adapt: tuple[str, ...] | None = None

@@ -17,6 +17,7 @@ from nsr_gym.cli_controllers import controllers_for, saved_controllers
 from nsr_gym.cli_pretrain import pretrain
 from nsr_gym.cli_recorded import fidelity, record
 from nsr_gym.cli_regret import regret
+from nsr_gym.cli_reproduce import reproduce
 from nsr_gym.cli_shared import (
     DEFAULT_ENVIRONMENT,
     EXACT_REFERENCE,
@@ -49,7 +50,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for _command in (regret, train, study, systems, record, fidelity, pretrain):
+for _command in (regret, train, study, systems, reproduce, record, fidelity, pretrain):
     app.command()(_command)
 app.add_typer(bank)
 _STOPPED = 130

@@ -85,7 +85,8 @@ def arguments(root: Path, weights: Path) -> Callable[[str], dict[str, Any]]:
 
     def of(env_id: str) -> dict[str, Any]:
         chosen = TINY_IMAGES | {
-            "root": str(root), "weights": str(weights), "adapt": ["blocks.1.attn.[qv]"],
+            "root": str(root), "weights": str(weights), "backbone": "vit-small-32",
+            "adapt": ["blocks.1.attn.[qv]"],
         }  # fmt: skip
         return chosen | ({"manifest": "offline5"} if env_id == FIVE else {})
 
@@ -104,7 +105,8 @@ def test_checkers_find_nothing(
 def test_without_arguments_it_is_the_published_protocol(root: Path, weights: Path) -> None:
     for env_id, tasks, more in ((CIFAR, 10, {}), (FIVE, 5, {"manifest": "offline5"})):
         env = gym.make(
-            env_id, root=str(root), weights=str(weights), cache=False, support_size=1,
+            env_id, root=str(root), weights=str(weights), backbone="vit-small-32", cache=False,
+            support_size=1,
             adapt=["blocks.1.attn.[qv]"], train_per_class=1, test_per_class=1, split="test", **more,
         )  # fmt: skip
         engine = env.unwrapped.engine  # type: ignore[attr-defined]
