@@ -121,7 +121,8 @@ class Adapters:
                     down.gather(1, order[:, :, None].expand_as(down)),
                 )
                 for site, (up, down) in self.factors.items()
-            }
+            },
+            self.head,
         )
 
     def directions(self) -> Tensor:

@@ -239,3 +239,19 @@ def test_parts_that_do_not_exist_or_fit_are_refused(
 ) -> None:
     with pytest.raises(error, match=words):
         gym.make(ID, **arguments)
+
+
+@pytest.mark.parametrize("access", ["memoryless", "visit"])
+def test_without_a_bank_the_head_goes_with_the_active_adapter(access: str, make_env: Make) -> None:
+    env = make_env(
+        access=access, head="trained", num_tasks=2, cycles=2, learning_steps=6, updates=3,
+        support_size=32,
+    )  # fmt: skip
+    env.reset(seed=0)
+    infos = [env.step(np.array([0, 3, UPDATE]))[-1] for _ in range(4)]
+    assert all(info["accuracy_after"] > 0.3 for info in infos)
+    # An empty head says class 0, which is as frequent in all tasks.
+    empty = infos[0]["accuracy_before"]
+    assert (infos[1]["accuracy_before"] != empty) == (access == "memoryless")
+    head = 4 * 10 * (64 + 1)
+    assert infos[-1]["bytes"] == (4 * 8 * 640 + head if access == "memoryless" else 0)
