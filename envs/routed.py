@@ -19,7 +19,8 @@ from nsr_gym.envs.live import LiveDynamics
 from nsr_gym.envs.parts import HUB
 from nsr_gym.envs.starts import entries_of, heads_of
 from nsr_gym.errors import InvalidValueError
-from nsr_gym.learning.adapters import HeadedMap, Heads, MixedMap
+from nsr_gym.learning.adapters import Heads
+from nsr_gym.learning.site_maps import HeadedMap, MixedMap
 
 
 @dataclass(frozen=True)

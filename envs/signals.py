@@ -15,8 +15,8 @@ from nsr_gym.backbones.base import Backbone, FrozenMap
 from nsr_gym.bank.bank import NO_LIMIT, TaskKnowledgeBank
 from nsr_gym.bank.shared_basis import SharedBasisFactors
 from nsr_gym.envs.dynamics import Arrival, Floats, Ints
-from nsr_gym.learning.adapters import OffsetMap
 from nsr_gym.learning.data import Images
+from nsr_gym.learning.site_maps import OffsetMap
 
 if TYPE_CHECKING:
     from nsr_gym.envs.live import LiveDynamics

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nsr_gym.learning.adapters import Adapters, CapturingMap, Deltas
+from nsr_gym.learning.adapters import Adapters, Deltas
 from nsr_gym.learning.data import Images, TaskData
 from nsr_gym.learning.measuring import Measuring
+from nsr_gym.learning.site_maps import CapturingMap
 from nsr_gym.learning.visit import Visit
 
 

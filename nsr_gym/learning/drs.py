@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nsr_gym.backbones.base import SiteMap
 from nsr_gym.errors import InvalidValueError
-from nsr_gym.learning.adapters import Adapters, HeadedMap, summed
+from nsr_gym.learning.adapters import Adapters, summed
 from nsr_gym.learning.checks import (
     check_amount,
     check_choice,
@@ -25,6 +25,7 @@ from nsr_gym.learning.learner import Ints, LearnerConfig, LoRALearner
 from nsr_gym.learning.pending import episodes, positions
 from nsr_gym.learning.prototypes import Known, Prototypes, class_means, nearest_class
 from nsr_gym.learning.run import Run
+from nsr_gym.learning.site_maps import HeadedMap
 from nsr_gym.learning.triplet import augmented_triplet
 from nsr_gym.learning.visit import Visit
 

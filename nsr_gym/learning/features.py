@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from nsr_gym.backbones.base import Backbone, FrozenMap
-from nsr_gym.learning.adapters import CapturingMap
 from nsr_gym.learning.data import Images, TaskData
+from nsr_gym.learning.site_maps import CapturingMap
 
 _LARGEST = 512
 """Training images of a task that a router learns an entry from, at most."""

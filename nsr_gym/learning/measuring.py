@@ -12,15 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from nsr_gym.backbones.base import Backbone, FrozenMap, SiteMap
-from nsr_gym.learning.adapters import (
-    Adapters,
-    Deltas,
-    HeadedMap,
-    MergedMap,
-    OffsetMap,
-    apply_heads,
-)
+from nsr_gym.learning.adapters import Adapters, Deltas
 from nsr_gym.learning.data import Images
+from nsr_gym.learning.site_maps import HeadedMap, MergedMap, OffsetMap, apply_heads
 
 _CPU_BLOCK = 2048
 """Images that are evaluated at once on a CPU."""

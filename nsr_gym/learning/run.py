@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from nsr_gym.backbones.base import SiteMap
-from nsr_gym.learning.adapters import Adapters, FactoredMap, Heads, OffsetMap, apply_heads
+from nsr_gym.learning.adapters import Adapters, Heads
 from nsr_gym.learning.data import Images
 from nsr_gym.learning.optimiser import Adam, Optimiser
+from nsr_gym.learning.site_maps import FactoredMap, OffsetMap, apply_heads
 from nsr_gym.learning.visit import Visit
 
 if TYPE_CHECKING:

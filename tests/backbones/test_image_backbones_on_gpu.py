@@ -8,7 +8,7 @@ import pytest
 import torch
 from image_samples import factors, images, resnet, vit
 
-from nsr_gym.learning.adapters import FactoredMap, MergedMap
+from nsr_gym.learning.site_maps import FactoredMap, MergedMap
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 

@@ -19,7 +19,7 @@ from nsr_gym.backbones.entrance import Entrance
 from nsr_gym.backbones.resnet import ResNetBackbone
 from nsr_gym.backbones.torchvision_models import resnet_tensors
 from nsr_gym.errors import InvalidValueError
-from nsr_gym.learning.adapters import CapturingMap, FactoredMap, MergedMap
+from nsr_gym.learning.site_maps import CapturingMap, FactoredMap, MergedMap
 
 
 @pytest.mark.parametrize("kind", ["BasicBlock", "Bottleneck"])

@@ -12,7 +12,7 @@ from nsr_gym.backbones.entrance import Entrance
 from nsr_gym.backbones.torchvision_models import vit_tensors
 from nsr_gym.backbones.vit import ViTBackbone
 from nsr_gym.errors import InvalidValueError, StateError
-from nsr_gym.learning.adapters import CapturingMap, FactoredMap, MergedMap
+from nsr_gym.learning.site_maps import CapturingMap, FactoredMap, MergedMap
 
 
 def tensors(**changes: Tensor | None) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from nsr_gym.envs import ContinualEnv, routed_accuracy
 from nsr_gym.envs.dynamics import Visits
 from nsr_gym.envs.starts import entries_of
 from nsr_gym.errors import InvalidValueError, UnknownNameError
-from nsr_gym.learning.adapters import MergedMap, MixedMap
+from nsr_gym.learning.site_maps import MergedMap, MixedMap
 from nsr_gym.routing import ROUTERS
 
 Make = Callable[..., Any]

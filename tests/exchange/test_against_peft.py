@@ -23,7 +23,7 @@ from nsr_gym.bank import PerEntryFactors, TaskKnowledgeBank
 from nsr_gym.errors import FileFormatError
 from nsr_gym.exchange import export_entry, fuse, import_adapter, import_entry, split_fused
 from nsr_gym.exchange.peft_rules import is_target, rank_of, scale_of
-from nsr_gym.learning.adapters import FactoredMap, MergedMap
+from nsr_gym.learning.site_maps import FactoredMap, MergedMap
 
 Make = Callable[..., TaskKnowledgeBank]
 Factors = dict[str, tuple[Tensor, Tensor]]

@@ -16,11 +16,12 @@ from torch import Tensor
 from nsr_gym.backbones.base import FrozenMap
 from nsr_gym.backbones.mlp import MLPBackbone
 from nsr_gym.errors import InvalidValueError
-from nsr_gym.learning.adapters import Adapters, OffsetMap, summed
+from nsr_gym.learning.adapters import Adapters, summed
 from nsr_gym.learning.data import TaskData
 from nsr_gym.learning.drs import ProjectedRun, principal
 from nsr_gym.learning.kinds import make_learner
 from nsr_gym.learning.run import Run
+from nsr_gym.learning.site_maps import OffsetMap
 from nsr_gym.learning.visit import Visit
 
 MakeWorld = Callable[..., Any]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from nsr_gym.backbones.base import Site
-from nsr_gym.learning.adapters import Adapters, apply_heads
+from nsr_gym.learning.adapters import Adapters
+from nsr_gym.learning.site_maps import apply_heads
 
 SITES = (Site("a", 6, 5), Site("b", 4, 6))
 

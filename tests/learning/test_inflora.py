@@ -12,10 +12,11 @@ from additive_samples import EPISODES, RANK, ROWS, Episodes, two_learned
 from torch import Tensor
 from torch.nn import functional
 
-from nsr_gym.learning.adapters import Adapters, FactoredMap, OffsetMap, summed
+from nsr_gym.learning.adapters import Adapters, summed
 from nsr_gym.learning.covariance import covariances, seen
 from nsr_gym.learning.dualgpm import projector
 from nsr_gym.learning.inflora import UpRun
+from nsr_gym.learning.site_maps import FactoredMap, OffsetMap
 from nsr_gym.learning.visit import Visit
 
 MakeWorld = Callable[..., Any]

@@ -11,13 +11,8 @@ from torch import Tensor
 
 from nsr_gym.backbones.base import FrozenMap
 from nsr_gym.errors import InvalidValueError
-from nsr_gym.learning.adapters import (
-    Adapters,
-    FactoredMap,
-    MergedMap,
-    _AdaptedLinear,
-    check_rank,
-)
+from nsr_gym.learning.adapters import Adapters, check_rank
+from nsr_gym.learning.site_maps import FactoredMap, MergedMap, _AdaptedLinear
 
 ADAPT = [None, ["fc1"], ["fc2"], ["fc3"], ["fc1", "fc3"], ["fc2", "fc3"]]
 
