@@ -190,15 +190,17 @@ class BankMemory:
         curve = self._dynamics.learn(visits, bank, slots, ranks, weights=weights)
 
         # A learner may have less room than was granted; what covers it is reported.
-        used = np.maximum(self._dynamics.used(ranks), 1)
-        executed[:, 1] = np.minimum(executed[:, 1], np.searchsorted(self._ranks, used))
+        used = self._dynamics.used(ranks)
+        if (used < ranks).any():
+            covering = np.searchsorted(self._ranks, np.maximum(used, 1))
+            executed[:, 1] = np.minimum(executed[:, 1], covering)
         executed[~self._dynamics.sound(rows), 2] = DISCARD
         if self._summed:
             # The recalled entry stays in the sum: a result added beside it would count it twice.
             executed[recalled & (executed[:, 2] == ADD), 2] = UPDATE
         update = recalled & (executed[:, 2] == UPDATE)
         add = (executed[:, 2] != DISCARD) & ~update
-        held = np.where(bank.occupied[rows], bank.created_order[rows], -1)
+        held = self._held(rows) if self.finder.follows else None
         for chosen, fresh in ((update, False), (add, True)):
             if not chosen.any():
                 continue
@@ -216,26 +218,32 @@ class BankMemory:
                 slots[chosen] = bank.replace(slots[chosen], rows=rows[chosen], **entry).slot
         kept = (update | add) & (slots >= 0)
         executed[(update | add) & ~kept, 2] = DISCARD
-        self._settle(visits, slots, kept, held)
+        if kept.any():
+            self._dynamics.commit(rows[kept], slots[kept], bank)
+        if held is not None:
+            self._tell(visits, slots, kept, held)
         return executed, curve
 
-    def _settle(self, visits: Visits, slots: Ints, kept: Bools, held: Ints) -> None:
-        """Tell who keeps something beside the bank what became of it in a visit.
+    def _held(self, rows: Ints) -> Ints:
+        """Return the order of creation of what is held, (n, K), -1 for nothing."""
+        return np.where(self.bank.occupied[rows], self.bank.created_order[rows], -1)
+
+    def _tell(self, visits: Visits, slots: Ints, kept: Bools, held: Ints) -> None:
+        """Tell the finder what became of the bank in a visit.
 
         Args:
             visits: n visits.
             slots: (n,) where results lie.
             kept: (n,) whether they were kept.
-            held: (n, K) the order of creation of what was held before, -1 for nothing.
+            held: (n, K) what `_held` gave before.
         """
-        bank, rows = self.bank, visits.rows
-        now = np.where(bank.occupied[rows], bank.created_order[rows], -1)[:, : held.shape[1]]
+        rows = visits.rows
+        now = self._held(rows)[:, : held.shape[1]]
         index, gone = np.nonzero((held >= 0) & (now != held))
         if len(index):
             self.finder.dropped(rows[index], gone)
         if kept.any():
             done = Visits(rows[kept], visits.tasks[kept], visits.numbers[kept])
-            self._dynamics.commit(done.rows, slots[kept], bank)
             self.finder.written(done, slots[kept])
 
     def entries(self, rows: Ints) -> Ints:

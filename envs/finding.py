@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -40,7 +41,13 @@ class Found:
 
 
 class Finder(Protocol):
-    """Finds entries for arriving tasks."""
+    """Finds entries for arriving tasks.
+
+    Attributes:
+        follows: whether it has to be told what is written into the bank and what is gone.
+    """
+
+    follows: bool
 
     def begin(self, rows: Ints) -> None:
         """Forget everything about episodes that start anew."""
@@ -66,6 +73,8 @@ class Finder(Protocol):
 class SimilarityFinder:
     """Cosine similarity of embeddings (NSR), answered by the bank itself."""
 
+    follows = False
+
     def __init__(self, bank: TaskKnowledgeBank) -> None:
         self._bank = bank
 
@@ -89,7 +98,35 @@ class SimilarityFinder:
         return np.zeros(len(rows), dtype=np.int64)
 
 
-class RouterFinder:
+class _FollowingFinder(abc.ABC):
+    """Answers an arrival once until the bank changes: it is observed, masked and measured."""
+
+    follows = True
+    _answer: tuple[Arrival, Found] | None = None
+
+    def begin(self, rows: Ints) -> None:
+        """Forget everything about episodes that start anew."""
+        self._answer = None
+
+    def find(self, arrival: Arrival, top_n: int) -> Found:
+        """Return the best entries for arrivals; changes nothing."""
+        if self._answer is None or self._answer[0] is not arrival:
+            self._answer = arrival, self._find(arrival, top_n)
+        return self._answer[1]
+
+    @abc.abstractmethod
+    def _find(self, arrival: Arrival, top_n: int) -> Found: ...
+
+    def written(self, visits: Visits, slots: Ints) -> None:
+        """Learn that entries slots (n,) were written in visits of n different episodes."""
+        self._answer = None
+
+    def dropped(self, rows: Ints, slots: Ints) -> None:
+        """Forget entries that are gone; rows may repeat."""
+        self._answer = None
+
+
+class RouterFinder(_FollowingFinder):
     """A router of `nsr_gym.routing`, told of every entry that is written or gone.
 
     Attributes:
@@ -118,9 +155,10 @@ class RouterFinder:
 
     def begin(self, rows: Ints) -> None:
         """Forget everything about episodes that start anew."""
+        super().begin(rows)
         self.router.begin(rows, self._dynamics.keys[rows])
 
-    def find(self, arrival: Arrival, top_n: int) -> Found:
+    def _find(self, arrival: Arrival, top_n: int) -> Found:
         """Return the entries with the highest scores for the support images as a set."""
         query = self.query(arrival.visits, arrival.support)
         scores = self.router.set_scores(query).cpu().numpy()
@@ -141,6 +179,7 @@ class RouterFinder:
         """Let the router learn from the visited tasks' training images."""
         from nsr_gym.routing.base import Written
 
+        super().written(visits, slots)
         bank, dynamics, rows = self._bank, self._dynamics, visits.rows
         self._room()
         self.router.learn(
@@ -156,6 +195,7 @@ class RouterFinder:
 
     def dropped(self, rows: Ints, slots: Ints) -> None:
         """Let the router forget entries that are gone."""
+        super().dropped(rows, slots)
         self._room()
         self.router.drop(rows, slots)
 
@@ -187,7 +227,7 @@ class RouterFinder:
             self.router.allocate(self._bank.slots)
 
 
-class HubFinder:
+class HubFinder(_FollowingFinder):
     """Weights over the bank, searched without gradients for every arrival (LoraHub).
 
     The view is sorted by the size of the weights; scores are their sizes over the bound.
@@ -207,10 +247,7 @@ class HubFinder:
         self._dynamics, self._bank = dynamics, bank
         self._options = {"bound": 1.5, **config.router_options}
 
-    def begin(self, rows: Ints) -> None:
-        """Do nothing: nothing is kept."""
-
-    def find(self, arrival: Arrival, top_n: int) -> Found:
+    def _find(self, arrival: Arrival, top_n: int) -> Found:
         """Return the entries with the largest weights, and the weights."""
         from nsr_gym.routing.lorahub import search
 
@@ -232,12 +269,6 @@ class HubFinder:
         slots = np.pad(np.where(best >= 0.0, order, -1), room, constant_values=-1)
         scores = np.pad(np.maximum(best, 0.0), room) / self._options["bound"]
         return Found(slots, scores, None, found)
-
-    def written(self, visits: Visits, slots: Ints) -> None:
-        """Do nothing: nothing is kept."""
-
-    def dropped(self, rows: Ints, slots: Ints) -> None:
-        """Do nothing: nothing is kept."""
 
     def nbytes(self, rows: Ints) -> Ints:
         """Return 0: nothing is kept."""

@@ -172,3 +172,27 @@ def test_a_rank_that_the_free_space_has_no_room_for_is_reported(make_env: Make) 
     assert short
     assert all(info["projected"] for info in short)
     assert env.engine.memory.bank.rank[0].max() == 64
+
+
+@pytest.mark.parametrize("router", ["rls", "lorahub"])
+def test_an_arrival_is_routed_once_until_the_bank_changes(
+    router: str, make_env: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = make_env(router=router, num_tasks=3, cycles=1, support_size=32)
+    env.reset(seed=0)
+    env.step(np.array([0, 3, 2]))
+    engine, asked = env.engine, []
+    find = engine.memory.finder._find
+    monkeypatch.setattr(
+        engine.memory.finder, "_find", lambda *given: asked.append(given) or find(*given)
+    )
+
+    def choose(seen: np.ndarray, masks: np.ndarray) -> np.ndarray:
+        return np.tile([1, 3, 1], (len(seen), 1))
+
+    before = engine.retention(np.array([0]), choose)
+    np.testing.assert_array_equal(engine.retention(np.array([0]), choose), before)
+    assert len(asked) == 1  # observed, masked and measured by one answer
+    env.step(np.array([0, 3, 2]))
+    engine.retention(np.array([0]), choose)
+    assert len(asked) == 3  # the next arrival, and the probes with another bank
