@@ -6,6 +6,7 @@ available, so that protocols are ours where it is silent, and said here.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -149,6 +150,7 @@ def run_experiment(
             raise unknown(f"part of {name}", label, labels)
     parts = [part for part in parts if only is None or part.label in only]
     summaries, bounds = [], []
+    measured: dict[tuple[str, str], pd.DataFrame] = {}
     for done, part in enumerate(parts):
         chosen = tuple(a for a in part.agents if agents is None or a in agents)
         own = {**part.agent_arguments, **(agent_arguments or {})}
@@ -170,9 +172,12 @@ def run_experiment(
             *(split[str(a)] for a in summary["agent"]), strict=True
         )
         summaries.append(summary)
-        found = measure_bounds(part.environment, settings, seeds)
-        found.insert(1, "label", part.label)
-        bounds.append(found)
+        # Bounds hold no bank: parts that differ in its capacity share them.
+        data = {name: value for name, value in settings.items() if name != "capacity"}
+        key = part.environment, json.dumps(data, sort_keys=True)
+        if key not in measured:
+            measured[key] = measure_bounds(part.environment, data, seeds)
+        bounds.append(measured[key].assign(label=part.label))
         if note is not None:
             note(done + 1, len(parts))
     return pd.concat(summaries, ignore_index=True), pd.concat(bounds, ignore_index=True)

@@ -19,6 +19,7 @@ import pandas as pd
 from nsr_gym.errors import unknown
 from nsr_gym.evaluation.compare import Comparison, run
 from nsr_gym.evaluation.floors import TASK_KNOWN, measure_floors
+from nsr_gym.learning.kinds import learner_class
 from nsr_gym.metrics.visits import forgetting
 from nsr_gym.routing import ROUTERS
 
@@ -46,7 +47,7 @@ class System:
     @property
     def whole(self) -> bool:
         """Whether one model answers everything."""
-        return self.bank == "additive" or self.learner in ("sequential", "joint")
+        return self.bank == "additive" or learner_class(self.learner).keeps_own
 
 
 SEQUENTIAL = "sequential"

@@ -87,3 +87,23 @@ def test_names_that_do_not_exist_are_answered(on_digits: None, tmp_path: Path) -
         run_experiment("cyclic-cifar", tmp_path)
     with pytest.raises(UnknownNameError, match="tasks-2"):
         run_experiment("cyclic-cifar100", tmp_path, only=["tasks-5"])
+
+
+def test_parts_that_differ_in_the_bank_alone_share_their_bounds(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    parts = [
+        Part(label=f"capacity-{k}", environment="NSR/CyclicDigits-v0", agents=("oracle",),
+             arguments={"num_tasks": 2, "capacity": k})
+        for k in (1, 2)
+    ]  # fmt: skip
+    monkeypatch.setitem(reproduce.EXPERIMENTS, "memory-budget", lambda: parts)
+    calls: list[Any] = []
+    measure = reproduce.measure_bounds
+    monkeypatch.setattr(
+        reproduce, "measure_bounds", lambda *given: calls.append(given) or measure(*given)
+    )
+    _, bounds = run_experiment("memory-budget", tmp_path, seeds=(0,), arguments=TINY)
+    assert len(calls) == 1
+    one, two = (rows["accuracy"].to_numpy() for _, rows in bounds.groupby("label"))
+    np.testing.assert_array_equal(one, two)
