@@ -24,7 +24,7 @@ from nsr_gym.agents.thresholds import loss_threshold
 from nsr_gym.envs.arguments import check_number, check_whole
 from nsr_gym.errors import unknown
 from nsr_gym.evaluation.calibrate import update_file
-from nsr_gym.registration import ENVIRONMENTS
+from nsr_gym.registration import ENVIRONMENTS, RECORDED_IMAGES
 
 DEFAULT_EXPLORATION = {"linucb": 0.5, "thompson": 0.25, "epsilon-greedy": 0.1}
 """LinUCB: factor of the confidence width. Thompson sampling: that of the posterior's deviation.
@@ -168,9 +168,11 @@ def train_bandit(
 
 
 def trainable() -> list[str]:
-    """Return the environments whose bandits ship: the recorded form where there is one."""
+    """Return the environments whose bandits ship, those on digits, recorded where they can be."""
     live = [
-        name for name, spec in ENVIRONMENTS.items() if spec.family == "live" and not spec.needs_data
+        name
+        for name, spec in ENVIRONMENTS.items()
+        if spec.family == "live" and not spec.needs_data and name not in RECORDED_IMAGES
     ]
     best = {base_name(name): name for name in sorted(live, key=lambda name: "Recorded" in name)}
     return [best[name] for name in dict.fromkeys(map(base_name, live))]

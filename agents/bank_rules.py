@@ -50,6 +50,7 @@ class BankRule(LiveRuleAgent):
         self.rank = len(ranks) - 1 if rank is None else ranks.index(rank)
         self.keep = keep
         self._cost = _entry_bytes(env, self.config.max_rank)
+        self._shared = _shared_bytes(env, self.config.view_size)
 
     @abc.abstractmethod
     def find(self, observation: NDArray[Any]) -> Ints:
@@ -108,12 +109,14 @@ class BankRule(LiveRuleAgent):
         """Return how many bytes are left, (n,); infinite without a byte budget.
 
         The observation gives the share that is left. The entries in view, whose sizes follow from
-        their ranks, make up the rest, so that the budget need not be known. Where not all entries
-        are in view, the answer is too low. Before anything is held, a budget does not show.
+        their ranks, and what they share (a basis, a summary) make up the rest, so that the budget
+        need not be known. Where not all entries are in view, the answer is too low. Before anything
+        is held, a budget does not show.
         """
         left = self.layout.read(observation, "budget_left")[:, 0].astype(np.float64)
         stored = self.layout.read(observation, "stored_rank") * self.config.max_rank
         used = self._cost[np.rint(stored).astype(np.int64)].sum(axis=1)
+        used += self._shared[self.held(observation).sum(axis=1)]
         spent = 1.0 - left
         budget = np.divide(used, spent, out=np.full(len(left), np.inf), where=spent > 0)
         with np.errstate(invalid="ignore"):  # infinity times 0 cannot be: then spent is 1
@@ -253,6 +256,13 @@ def _entry_bytes(env: Any, max_rank: int) -> Ints:
     kinds = bank.store.entry_bytes(ranks)
     total = np.sum(list(kinds.values()), axis=0)
     return np.asarray(total + (ranks > 0) * bank.embedding.itemsize * bank.embedding_dim)
+
+
+def _shared_bytes(env: Any, entries: int) -> Ints:
+    """Return the bytes that 0 to `entries` entries of a bank hold in common, (entries + 1,)."""
+    counts = np.arange(entries + 1)
+    kinds = find_engine(env).memory.bank.store.shared_bytes(counts)
+    return np.asarray(np.sum([np.zeros_like(counts), *kinds.values()], axis=0))
 
 
 _ROUNDING = 1e-6

@@ -18,6 +18,7 @@ import pandas as pd
 from nsr_gym.agents.systems import measure_bounds
 from nsr_gym.errors import unknown
 from nsr_gym.evaluation.compare import Comparison, run
+from nsr_gym.evaluation.floors import IMAGE_FLOORS
 from nsr_gym.metrics.recovery import previous_end, recovery_steps, tries
 from nsr_gym.report.summary import summarise
 
@@ -176,7 +177,7 @@ def run_experiment(
         data = {name: value for name, value in settings.items() if name != "capacity"}
         key = part.environment, json.dumps(data, sort_keys=True)
         if key not in measured:
-            measured[key] = measure_bounds(part.environment, data, seeds)
+            measured[key] = measure_bounds(part.environment, data, seeds, IMAGE_FLOORS)
         bounds.append(measured[key].assign(label=part.label))
         if note is not None:
             note(done + 1, len(parts))

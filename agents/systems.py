@@ -18,7 +18,7 @@ import pandas as pd
 
 from nsr_gym.errors import unknown
 from nsr_gym.evaluation.compare import Comparison, run
-from nsr_gym.evaluation.floors import TASK_KNOWN, measure_floors
+from nsr_gym.evaluation.floors import FLOORS, TASK_KNOWN, Floor, measure_floors
 from nsr_gym.learning.kinds import learner_class
 from nsr_gym.metrics.visits import forgetting
 from nsr_gym.routing import ROUTERS
@@ -179,7 +179,10 @@ def _rows(
 
 
 def measure_bounds(
-    environment: str, settings: Mapping[str, Any], seeds: Sequence[int]
+    environment: str,
+    settings: Mapping[str, Any],
+    seeds: Sequence[int],
+    floors: Sequence[Floor] = FLOORS,
 ) -> pd.DataFrame:
     """Measure what needs no adapter on the streams of an environment.
 
@@ -187,6 +190,7 @@ def measure_bounds(
         environment: id of a live one.
         settings: its arguments; `split` is `"test"` where they do not say.
         seeds: of the streams.
+        floors: classifiers on frozen features.
 
     Returns:
         A row for each seed, bound and answer, with the columns of `run_systems`.
@@ -199,10 +203,10 @@ def measure_bounds(
         rows = np.arange(len(seeds))
         bare = np.nanmean(engine.baseline(rows), axis=1)
         learner = engine.dynamics.learner
-        table = measure_floors(engine.dynamics.data, learner.backbone, engine.members)
+        table = measure_floors(engine.dynamics.data, learner.backbone, engine.members, floors)
     finally:
         env.close()
-    floors = pd.DataFrame(
+    found = pd.DataFrame(
         {
             "environment": environment,
             "system": table["floor"] + ", " + table["features"] + " features",
@@ -222,7 +226,7 @@ def measure_bounds(
             "bytes": 0.0,
         }
     )
-    return pd.concat([frozen, floors], ignore_index=True)
+    return pd.concat([frozen, found], ignore_index=True)
 
 
 def _slug(name: str) -> str:

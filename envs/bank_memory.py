@@ -209,7 +209,8 @@ class BankMemory:
             entry = {
                 **result,
                 "embedding": self._embedding[rows[chosen]],
-                "accuracy": curve[chosen, -1],
+                # What is decided by entries' accuracies is decided on validation images.
+                "accuracy": result.get("accuracy", curve[chosen, -1]),
                 "tags": own | result.get("tags", {}),
             }
             if fresh:

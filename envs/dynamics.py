@@ -137,7 +137,9 @@ class Dynamics(Protocol):
     def result(self, rows: Ints) -> dict[str, Any]:
         """Return what the last `learn` left for `TaskKnowledgeBank.reserve`.
 
-        Rank and payload, and under `"tags"` a column (n,) for each of `tags`.
+        Rank and payload, and under `"tags"` a column (n,) for each of `tags`. Where the tasks have
+        validation images, under `"accuracy"` that on them at the end of the visit (n,), of the
+        model that the last column of the curve measures; else the test accuracy stands for it.
         """
         ...
 

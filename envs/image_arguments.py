@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nsr_gym.datasets.cifar100 import NUM_TASKS, cifar100_pool
 from nsr_gym.datasets.five import five_datasets_pool
+from nsr_gym.datasets.image_pools import VAL_PER_CLASS
 from nsr_gym.datasets.manifests import five_manifest
 from nsr_gym.datasets.sources import data_root
 from nsr_gym.envs.arguments import Arguments, check_choices
@@ -24,10 +25,10 @@ if TYPE_CHECKING:
 
 ADAPT: dict[str, tuple[str, ...]] = {
     "vit-small-32": (r"blocks\.5\.attn\.[qv]",),
-    "resnet-small-32": (r"stages\.2\.1\.conv[12]",),
+    "resnet-small-32": (r"stages\.2\.1\.conv2",),
     "vit_b_16": (r"blocks\.11\.attn\.[qv]",),
     "vit_b_32": (r"blocks\.11\.attn\.[qv]",),
-    "resnet18": (r"stages\.3\.1\.conv[12]",),
+    "resnet18": (r"stages\.3\.1\.conv2",),
     "resnet50": (r"stages\.3\.2\.conv[123]",),
 }
 """Backbone -> the sites that adapters modify unless asked otherwise: those of the last block, so
@@ -46,6 +47,8 @@ class ImageArguments(Arguments):
         grouping: split train only: which shipped grouping of the classes, 0 to 9.
         train_per_class: at most so many training images of each class; None: all.
         test_per_class: the same for test images.
+        val_per_class: so many training images of each class are held out to measure the
+            accuracies on that the observation shows of entries; 0: none, test images are used.
         evaluate: what accuracies are measured on: `"test"` (official test images) or
             `"validation"` (held out of the training images); None: test images for split test,
             validation images for split train.
@@ -66,6 +69,7 @@ class ImageArguments(Arguments):
     grouping: int = 0
     train_per_class: int | None = 500
     test_per_class: int | None = 20
+    val_per_class: int = VAL_PER_CLASS
     evaluate: str | None = None
     root: str | None = None
     download: bool = False
@@ -185,16 +189,20 @@ class CifarArguments(ImageArguments):
         if isinstance(order, list):
             object.__setattr__(self, "order", tuple(order))
 
+    def divided(self, config: EpisodeConfig) -> int:
+        """Return into how many tasks the classes are dealt."""
+        if self.division is not None:
+            return self.division
+        return min((m for m in NUM_TASKS if m >= config.num_tasks), default=NUM_TASKS[-1])
+
     def pool(self, config: EpisodeConfig) -> TaskPool:
         """Return the tasks of the configuration's split; see `ImageArguments`."""
-        division = self.division
-        if division is None:
-            division = min((m for m in NUM_TASKS if m >= config.num_tasks), default=NUM_TASKS[-1])
         return cifar100_pool(
-            config.split, num_tasks=division, order=self.order, seed=self.order_seed,
+            config.split, num_tasks=self.divided(config), order=self.order, seed=self.order_seed,
             grouping=self.grouping, groupings=self.groupings, evaluate=self.evaluate,
             size=self.side, train_per_class=self.train_per_class,
-            test_per_class=self.test_per_class, root=self.folder, download=self.download,
+            test_per_class=self.test_per_class, val_per_class=self.val_per_class,
+            root=self.folder, download=self.download,
         )  # fmt: skip
 
 
@@ -212,20 +220,16 @@ class FiveArguments(ImageArguments):
     def pool(self, config: EpisodeConfig) -> TaskPool:
         """Return the tasks of the configuration's split; see `ImageArguments`.
 
-        Raises:
-            InvalidValueError: a manifest that normalises images, as the backbones do themselves.
+        A manifest's own mean and std are left out: backbones bring those that they were trained
+        with.
         """
         chosen = five_manifest(self.manifest)
-        if chosen.normalise:
-            raise InvalidValueError(
-                f"The manifest {self.manifest!r} normalises its images, which the backbones do "
-                "themselves; take another manifest."
-            )
         # The manifest's own size comes with its crop.
         size = None if self.image_size is None and self.side == chosen.size else self.side
         return five_datasets_pool(
             config.split, manifest=self.manifest, grouping=self.grouping, evaluate=self.evaluate,
-            size=size, train_per_class=self.train_per_class, test_per_class=self.test_per_class,
+            size=size, normalise=False, train_per_class=self.train_per_class,
+            test_per_class=self.test_per_class, val_per_class=self.val_per_class,
             root=self.folder, download=self.download,
         )  # fmt: skip
 

@@ -8,12 +8,15 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from nsr_gym.envs.arguments import FACE_ARGUMENTS
-from nsr_gym.envs.build import live_engine, open_device
+from nsr_gym.envs.build import live_engine, open_device, recorded_engine
 from nsr_gym.envs.config import EpisodeConfig
+from nsr_gym.envs.digits import DYNAMICS
 from nsr_gym.envs.engine import EpisodeEngine
 from nsr_gym.envs.image_arguments import ImageArguments
+from nsr_gym.envs.image_tables import BACKBONE, IMAGES, described, image_table
 from nsr_gym.envs.single import EngineEnv
 from nsr_gym.envs.vector import EngineVectorEnv
+from nsr_gym.errors import unknown
 
 if TYPE_CHECKING:
     from nsr_gym.backbones.base import Backbone
@@ -43,22 +46,40 @@ class ImageRecipe:
     images: type[ImageArguments]
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
-    def engine(self, arguments: Mapping[str, Any], num_episodes: int) -> EpisodeEngine:
-        """Build an engine.
-
-        Args:
-            arguments: of the environment.
-            num_episodes: E.
+    def read(self, arguments: Mapping[str, Any]) -> tuple[ImageArguments, EpisodeConfig]:
+        """Return the arguments of data and backbone, and those of the episode, checked.
 
         Raises:
-            DataError: data is missing; the message says how to get it.
             NsrGymError: arguments that do not exist, are out of range or do not fit each other.
         """
         chosen = {**IMAGE_DEFAULTS, **self.defaults, **arguments}
         names = [one.name for one in fields(self.images)]
         asked = {name: chosen.pop(name) for name in names if name in chosen}
-        config = EpisodeConfig.from_arguments(chosen, others=[*names, *FACE_ARGUMENTS])
-        images = self.images.from_arguments(asked)
+        others = ["dynamics", *names, *FACE_ARGUMENTS]
+        config = EpisodeConfig.from_arguments(chosen, others=others)
+        return self.images.from_arguments(asked), config
+
+    def engine(
+        self, arguments: Mapping[str, Any], dynamics: str, num_episodes: int
+    ) -> EpisodeEngine:
+        """Build an engine.
+
+        Args:
+            arguments: of the environment.
+            dynamics: one of `DYNAMICS`; recorded ones need neither data nor torch.
+            num_episodes: E.
+
+        Raises:
+            DataError: data is missing; the message says how to get it.
+            StateError: recorded outcomes of such tasks do not ship.
+            NsrGymError: arguments that do not exist, are out of range, do not fit each other, or
+                are not those that outcomes were recorded with.
+        """
+        if dynamics not in DYNAMICS:
+            raise unknown("dynamics", dynamics, DYNAMICS)
+        images, config = self.read(arguments)
+        if dynamics == "recorded":
+            return recorded_engine(image_table(images, config), config, num_episodes)
         device = str(open_device(config.device))
         # Data first: it is what is missing most often, and the message says how to get it.
         pool = images.pool(config)
@@ -89,9 +110,12 @@ class ImagesEnv(EngineEnv):
 
     recipe: ClassVar[ImageRecipe]
 
-    def __init__(self, *, render_mode: str | None = None, **arguments: Any) -> None:
+    def __init__(
+        self, *, dynamics: str = "live", render_mode: str | None = None, **arguments: Any
+    ) -> None:
         """Build the environment; the arguments are those of the class docstring."""
-        super().__init__(self.recipe.engine(arguments, 1), render_mode=render_mode)
+        engine = self.recipe.engine(arguments, dynamics, 1)
+        super().__init__(engine, render_mode=render_mode)
 
 
 class ImagesVectorEnv(EngineVectorEnv):
@@ -103,6 +127,7 @@ class ImagesVectorEnv(EngineVectorEnv):
         self,
         num_envs: int = 1,
         *,
+        dynamics: str = "live",
         autoreset_mode: str = "next_step",
         max_episode_steps: int | None = None,
         render_mode: str | None = None,
@@ -110,8 +135,15 @@ class ImagesVectorEnv(EngineVectorEnv):
     ) -> None:
         """Build the environments; the arguments are those of the single environment."""
         super().__init__(
-            self.recipe.engine(arguments, num_envs),
+            self.recipe.engine(arguments, dynamics, num_envs),
             autoreset_mode=autoreset_mode,
             max_episode_steps=max_episode_steps,
             render_mode=render_mode,
         )
+        self._arguments = arguments
+
+    def origin(self) -> dict[str, Any]:
+        """Return what a table that is recorded here has to say of data and backbone, plain JSON."""
+        images, config = self.recipe.read(self._arguments)
+        backbone = self.engine.dynamics.learner.backbone
+        return {IMAGES: described(images, config), BACKBONE: backbone.fingerprint}

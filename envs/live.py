@@ -25,6 +25,7 @@ from nsr_gym.learning.data import TaskData
 from nsr_gym.learning.kinds import make_learner
 from nsr_gym.learning.learner import LearnerConfig
 from nsr_gym.learning.pending import positions
+from nsr_gym.learning.validating import FRONT, validated, validating
 from nsr_gym.learning.visit import Visit
 from nsr_gym.lowrank import SiteTruncation, truncate_sites
 
@@ -74,6 +75,7 @@ class LiveDynamics(LiveModels):
                 temperature=config.temperature,
             ),
             modifiers=config.modifiers,
+            front=validating(data),
             options=config.learner_options,
             num_episodes=num_episodes,
             num_tasks=len(data.pool),
@@ -160,7 +162,10 @@ class LiveDynamics(LiveModels):
                 start.put(self.tensor(fresh), Adapters(summary))
             parts = parts_of(bank, visits.rows, slots, additive=self._additive)
         start.keep(self.tensor(ranks))
-        trained, curve = self.train(visits, start, stored, ranks, recalled=recalled, **parts)
+        measured = validated(self.data, len(visits), self.device)
+        trained, curve = self.train(
+            visits, start, stored, ranks, recalled=recalled, extra=measured, **parts
+        )
         # Directions that training itself has closed are not stored.
         kept = np.minimum(ranks, trained.used().clamp(min=1).cpu().numpy())
         cut = self.compress(trained, kept, energy=self._config.energy)
@@ -170,6 +175,7 @@ class LiveDynamics(LiveModels):
             "factors": cut.factors,
             "singular_values": torch.stack(list(cut.singular_values.values()), dim=1),
             "head": trained.head,
+            "accuracy": measured[FRONT].cpu().numpy() if measured else None,
         }
         return curve
 
@@ -259,12 +265,14 @@ class LiveDynamics(LiveModels):
         return np.asarray(numbers * np.dtype(np.float32).itemsize)
 
     def result(self, rows: Ints) -> dict[str, Any]:
-        """Return what the last `learn` left for `TaskKnowledgeBank.reserve`: rank and payload."""
+        """Return what the last `learn` left for `TaskKnowledgeBank.reserve`; see `Dynamics`."""
         place = positions(rows, self._result_rows)
         index = self.tensor(place)
         factors = {s: (up[index], down[index]) for s, (up, down) in self._result["factors"].items()}
-        head = self._result["head"]
+        head, accuracy = self._result["head"], self._result["accuracy"]
+        measured = {} if accuracy is None else {"accuracy": accuracy[place]}
         return {
+            **measured,
             "rank": self._result["rank"][place],
             "factors": factors,
             "singular_values": self._result["singular_values"][index],

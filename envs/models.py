@@ -19,8 +19,9 @@ from nsr_gym.learning.data import Images, TaskData
 from nsr_gym.learning.features import RouterFeatures
 from nsr_gym.learning.learner import LoRALearner
 
-_PAIRS = 256
-"""Loads of entries that are tried at once; bounds the memory that a large view takes."""
+_PAIRS, _PAIRS_BYTES = 256, 1 << 28
+"""Loads of entries that are tried at once, and bytes of their images: bounds the memory that a
+large view or a large network takes."""
 
 
 class LiveModels:
@@ -82,8 +83,10 @@ class LiveModels:
             model = self._in_use(bank, rows, np.full(len(asked), -1))
             return self.learner.loss(images, *model).cpu().numpy()[place].astype(np.float64)
         losses = np.empty(len(index))
-        for first in range(0, len(index), _PAIRS):
-            block = slice(first, first + _PAIRS)
+        one = sum(part[0].nbytes for part in arrival.support.prefix)
+        pairs = max(1, min(_PAIRS, _PAIRS_BYTES // one))
+        for first in range(0, len(index), pairs):
+            block = slice(first, first + pairs)
             rows = arrival.visits.rows[index[block]]
             images = arrival.support.take(self.tensor(index[block]))
             model = self._in_use(bank, rows, slots[block])
@@ -142,6 +145,27 @@ class LiveModels:
             rows: (n,) the episodes, for learners that answer by what they keep of each.
         """
         images = self.data.test(self.tensor(tasks))
+        found = self.learner.accuracy(images, adapters, base, rows)
+        return found.cpu().numpy().astype(np.float64)
+
+    def validation_accuracy(
+        self,
+        tasks: Ints,
+        adapters: Adapters | None,
+        base: Deltas | None = None,
+        rows: Ints | None = None,
+    ) -> Floats | None:
+        """Return the accuracy (n,) on validation images; None where the pool has none.
+
+        Args:
+            tasks: as in `test_accuracy`, like the others.
+            adapters: the model.
+            base: below it.
+            rows: the episodes.
+        """
+        if not self.data.validated:
+            return None
+        images = self.data.validation(self.tensor(tasks))
         found = self.learner.accuracy(images, adapters, base, rows)
         return found.cpu().numpy().astype(np.float64)
 

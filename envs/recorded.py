@@ -73,6 +73,7 @@ class RecordedDynamics:
         self._place = np.full(table.ranks[-1] + 1, -1, dtype=np.int64)
         self._place[list(table.ranks)] = np.arange(len(table.ranks))
         self._result: dict[str, Ints] = {}
+        self._seen: Floats | None = None
         self._where = np.zeros(num_episodes, dtype=np.int64)
 
     def store(self) -> CountedFactors:
@@ -139,22 +140,32 @@ class RecordedDynamics:
         own = ~fresh & (source == tasks)
         foreign = ~fresh & ~own
         curve = np.empty((len(rows), table.learning_steps + 1))
+        seen = np.empty(len(rows))
         new_level = np.zeros(len(rows), dtype=np.int64)
         new_chain = self.fresh_chain(rows, visits.numbers)
+        key: tuple[Ints, ...]
         if fresh.any():
-            curve[fresh] = table.fresh[tasks[fresh], granted[fresh], new_chain[fresh]]
+            key = tasks[fresh], granted[fresh], new_chain[fresh]
+            curve[fresh] = table.fresh[key]
+            if table.fresh_validation is not None:
+                seen[fresh] = table.fresh_validation[key]
         if own.any():
-            key = tuple(part[own] for part in (tasks, rank, level, chain, granted))
+            key = tasks[own], rank[own], level[own], chain[own], granted[own]
             curve[own] = table.own[key]
             new_level[own], new_chain[own] = table.next_level[key], chain[own]
+            if table.own_validation is not None:
+                seen[own] = table.own_validation[key]
         if foreign.any():
             t = tasks[foreign]
             g = table.source_index[t, source[foreign]]
             key = t, g, rank[foreign], granted[foreign]
             curve[foreign] = table.foreign[key]
             new_chain[foreign] = table.foreign_chain[key]
+            if table.foreign_validation is not None:
+                seen[foreign] = table.foreign_validation[key]
         self._where[rows] = np.arange(len(rows))
         self._result = {"rank": ranks, "level": new_level, "chain": new_chain}
+        self._seen = seen if table.validated else None
         return curve
 
     def fresh_chain(self, rows: Ints, numbers: Ints) -> Ints:
@@ -162,12 +173,16 @@ class RecordedDynamics:
         return self._draw(rows, _CHAIN, numbers, self.table.fresh_chains)
 
     def result(self, rows: Ints) -> dict[str, Any]:
-        """Return what the last `learn` left for `TaskKnowledgeBank.reserve`: rank and tags."""
+        """Return what the last `learn` left for `TaskKnowledgeBank.reserve`.
+
+        Rank and tags, and the accuracy on validation images where that was recorded.
+        """
         place = self._where[rows]
-        return {
+        found = {
             "rank": self._result["rank"][place],
             "tags": {name: self._result[name][place] for name in self.tags},
         }
+        return found if self._seen is None else found | {"accuracy": self._seen[place]}
 
     def used(self, ranks: Ints) -> Ints:
         """Return the granted ranks: what was recorded used them."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
@@ -12,16 +11,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
 
-from nsr_gym.envs.dynamics import Ints, Visits
+from nsr_gym.envs.dynamics import Ints
 from nsr_gym.envs.live import LiveDynamics
+from nsr_gym.envs.recording_parts import Part, RecordingParts, pack, step_name, unpack
 from nsr_gym.envs.recording_plan import RecordingPlan
-from nsr_gym.errors import InvalidValueError, StateError
+from nsr_gym.envs.recording_visits import Curves, VisitTrainer, empty
+from nsr_gym.errors import InvalidValueError
 from nsr_gym.evaluation.compare import installation
-from nsr_gym.files import TEMPORARY, write_whole
 from nsr_gym.learning.adapters import Adapters
-from nsr_gym.outcomes import OutcomeTable
+from nsr_gym.outcomes import VALIDATION, OutcomeTable
 from nsr_gym.pools import PoolRecord
 
 SETTINGS = (
@@ -30,13 +29,10 @@ SETTINGS = (
 )  # fmt: skip
 """Environment arguments that outcomes depend on."""
 
-
 _SOURCE_LEVEL, _SOURCE_CHAIN = 1, 0
 """The entries that stand for other tasks: trained twice, of the first chain."""
 
-_NOTE = "recording.json"
 Progress = Callable[[int, int], None]
-_Part = dict[str, NDArray[Any]]
 
 
 class Recorder:
@@ -58,18 +54,13 @@ class Recorder:
 
         Raises:
             InvalidValueError: another kind of environment, too few tasks, tasks with different
-                numbers of test images.
+                numbers of test or validation images.
             StateError: the folder holds parts of another recording.
         """
         dynamics = getattr(engine, "dynamics", None)
         if not isinstance(dynamics, LiveDynamics):
             raise InvalidValueError("Expected an environment with live dynamics to record.")
         pool = dynamics.pool
-        sizes = {len(task.y_test) for task in pool}
-        if len(sizes) != 1:
-            raise InvalidValueError(
-                f"Expected tasks with equally many test images; got {sorted(sizes)}."
-            )
         if len(pool) <= plan.sources or plan.levels <= _SOURCE_LEVEL:
             raise InvalidValueError(
                 f"Expected more than {plan.sources} tasks (sources + 1) and at least "
@@ -77,35 +68,34 @@ class Recorder:
                 f"levels is {plan.levels}."
             )
         self.dynamics, self.config, self.plan = dynamics, engine.config, plan
-        self.pool, self.test_images = pool, sizes.pop()
-        self.batch = engine.num_episodes
+        self.pool = pool
+        self.images = {"test_images": _count("test", [len(task.y_test) for task in pool])}
+        if pool.validated:
+            sizes = [len(task.y_val) for task in pool if task.y_val is not None]
+            self.images["validation_images"] = _count("validation", sizes)
         self.ranks = tuple(self.config.ranks)
-        self._parts, self._progress = parts, progress or (lambda done, total: None)
+        self._trainer = VisitTrainer(
+            dynamics, self.config, plan, engine.num_episodes, self._advance
+        )
+        self._progress = progress or (lambda done, total: None)
         self._done = 0
-        self._names: list[str] = []
         t, q, chains = len(pool), len(self.ranks), plan.fresh_chains + plan.foreign_chains
         self.total = t * q * (
             plan.fresh_chains
             + chains * (plan.levels + (q - 1) * len(plan.branches))
             + q * plan.sources
         )  # fmt: skip
-        parts.mkdir(parents=True, exist_ok=True)
+        backbone = dynamics.learner.backbone
         asked = {
             "pool": pool.fingerprint,
-            "plan": {f.name: _plain(getattr(plan, f.name)) for f in fields(plan)},
+            "backbone": backbone.fingerprint,
+            "sites": [site.name for site in backbone.sites],
+            "plan": self._plan(),
             "settings": self._settings(),
             "ranks": list(self.ranks),
             "installation": installation(),
         }
-        note = parts / _NOTE
-        if note.exists():
-            if json.loads(note.read_text()) != asked:
-                raise StateError(
-                    f"{parts} holds parts of another recording, or of one by another installation; "
-                    "remove it or choose another output."
-                )
-        else:
-            write_whole(note, lambda file: file.write_text(json.dumps(asked)))
+        self._parts = RecordingParts(parts, asked)
 
     def record(self, origin: Mapping[str, Any] | None = None) -> OutcomeTable:
         """Record everything that is not there yet, and put the table together.
@@ -114,31 +104,34 @@ class Recorder:
             origin: what else the table is to say of where it comes from, plain JSON.
         """
         plan, pool = self.plan, self.pool
-        supports = self._part("supports", self._supports)
+        supports = self._part("supports", self._trainer.supports)
         sources = self._choose_sources(supports["embedding"])
         t, q, k = len(pool), len(self.ranks), plan.levels
         d, c = plan.fresh_chains, plan.fresh_chains + plan.foreign_chains
         steps = self.dynamics.learning_steps + 1
-        fresh = np.full((t, q, d, steps), np.nan, dtype=np.float32)
-        own = np.full((t, q, k, c, q, steps), np.nan, dtype=np.float32)
-        foreign = np.full((t, plan.sources, q, q, steps), np.nan, dtype=np.float32)
-        own_loss = np.full((t, plan.supports, q, k, c), np.nan, dtype=np.float32)
-        foreign_loss = np.full((t, plan.supports, plan.sources, q), np.nan, dtype=np.float32)
+        fresh, fresh_end = empty(t, q, d, steps), empty(t, q, d)
+        own, own_end = empty(t, q, k, c, q, steps), empty(t, q, k, c, q)
+        foreign, foreign_end = empty(t, plan.sources, q, q, steps), empty(t, plan.sources, q, q)
+        own_loss = empty(t, plan.supports, q, k, c)
+        foreign_loss = empty(t, plan.supports, plan.sources, q)
         held: dict[int, Adapters] = {}
         for r, rank in enumerate(self.ranks):
             part = self._part(f"fresh-{rank}", partial(self._fresh, r, supports["index"]))
-            fresh[:, r] = part["fresh"]
-            own[:, r, :, :d] = part["own"]
+            fresh[:, r], fresh_end[:, r] = part["fresh"], part["fresh_end"]
+            own[:, r, :, :d], own_end[:, r, :, :d] = part["own"], part["own_end"]
             own_loss[:, :, r, :, :d] = part["loss"]
-            held[r] = self._unpack(part)
+            held[r] = unpack(part, self.dynamics.tensor)
+            self._parts.remove_steps()
         for r, rank in enumerate(self.ranks):
             part = self._part(
                 f"foreign-{rank}", partial(self._foreign, r, sources, held[r], supports["index"])
             )
-            foreign[:, :, r] = part["foreign"]
+            foreign[:, :, r], foreign_end[:, :, r] = part["foreign"], part["foreign_end"]
             foreign_loss[..., r] = part["foreign_loss"]
-            own[:, r, :, d:] = part["own"]
+            own[:, r, :, d:], own_end[:, r, :, d:] = part["own"], part["own_end"]
             own_loss[:, :, r, :, d:] = part["loss"]
+            self._parts.remove_steps()
+        ends = fresh_end, own_end, foreign_end
         return OutcomeTable(
             pool=PoolRecord.of(pool),
             ranks=self.ranks,
@@ -155,34 +148,32 @@ class Recorder:
             settings=self._settings(),
             provenance=dict(origin or {})
             | {
-                "plan": {f.name: _plain(getattr(plan, f.name)) for f in fields(plan)},
+                **self.images,
+                "plan": self._plan(),
                 "pool_fingerprint": pool.fingerprint,
                 "visits": self.total,
-                "test_images": self.test_images,
                 "sources": sources.tolist(),
                 "source_state": {"level": _SOURCE_LEVEL, "chain": _SOURCE_CHAIN},
             },
+            **(dict(zip(VALIDATION, ends, strict=True)) if pool.validated else {}),
         )
 
     def remove_parts(self) -> None:
         """Remove the folder of finished parts, once the table is written."""
-        for name in self._names:
-            (self._parts / f"{name}.safetensors").unlink(missing_ok=True)
-        (self._parts / _NOTE).unlink(missing_ok=True)
-        for leftover in self._parts.glob(f"{TEMPORARY}*"):  # of a recording that was killed
-            leftover.unlink(missing_ok=True)
-        self._parts.rmdir()
+        self._parts.remove()
+
+    def _advance(self, visits: int) -> None:
+        self._done += visits
+        self._progress(self._done, self.total)
+
+    def _plan(self) -> dict[str, Any]:
+        return {f.name: _plain(getattr(self.plan, f.name)) for f in fields(self.plan)}
 
     def _settings(self) -> dict[str, Any]:
         return {name: getattr(self.config, name) for name in SETTINGS}
 
-    def _part(self, name: str, make: Callable[[], _Part]) -> _Part:
-        self._names.append(name)
-        path = self._parts / f"{name}.safetensors"
-        if not path.exists():
-            part = make()
-            write_whole(path, lambda file: save_file(part, file))
-        part = load_file(path)
+    def _part(self, name: str, make: Callable[[], Part]) -> Part:
+        part = self._parts.get(name, lambda: {**make(), "done": np.array([self._done])})
         self._done = max(self._done, int(part["done"][0]))
         self._progress(self._done, self.total)
         return part
@@ -197,98 +188,77 @@ class Recorder:
         at = np.rint(np.linspace(0, order.shape[1] - 1, self.plan.sources)).astype(np.int64)
         return np.ascontiguousarray(order[:, at])
 
-    def _supports(self) -> _Part:
-        """Draw the samples of support images; losses and embeddings of the bare backbone."""
-        dynamics, plan, t = self.dynamics, self.plan, len(self.pool)
-        rng = np.random.default_rng([plan.seed, 1])
-        size = self.config.support_size
-        index = np.stack(
-            [
-                [rng.permutation(n)[:size] for _ in range(plan.supports)]
-                for n in dynamics.data.train_sizes
-            ]
-        )
-        embedding = np.empty((t, plan.supports, dynamics.embedding_dim), dtype=np.float32)
-        loss = np.empty((t, plan.supports), dtype=np.float32)
-        tasks = dynamics.tensor(np.arange(t))
-        for p in range(plan.supports):
-            images = dynamics.data.train(tasks, dynamics.tensor(index[:, p]))
-            embedding[:, p] = dynamics.data.embed(images)
-            loss[:, p] = dynamics.learner.loss(images, dynamics.bare(t)).cpu().numpy()
-        return {
-            "index": index,
-            "embedding": embedding,
-            "bare_loss": loss,
-            "bare_accuracy": dynamics.bare_accuracy(np.arange(t)).astype(np.float32),
-            "done": np.zeros(1, dtype=np.int64),
-        }
-
-    def _fresh(self, r: int, index: Ints) -> _Part:
+    def _fresh(self, r: int, index: Ints) -> Part:
         """Follow the lives that begin with fresh directions at one rank."""
         tasks = np.repeat(np.arange(len(self.pool)), self.plan.fresh_chains)
         start = self.dynamics.empty(len(tasks))
-        entry, curve = self._train(tasks, start, 0, r, recalled=False, stage=(1, r))
+        entry, curve, end = self._train(tasks, start, 0, r, recalled=False, stage=(1, r))
         part, kept = self._follow(tasks, entry, r, index, stage=(2, r))
         shape = len(self.pool), self.plan.fresh_chains
         one = kept[torch.arange(_SOURCE_CHAIN, len(tasks), self.plan.fresh_chains)]
-        return part | self._pack(one) | {
+        return part | pack(one) | {
             "fresh": curve.reshape(*shape, -1),
-            "done": np.array([self._done]),
+            "fresh_end": end.reshape(shape),
         }  # fmt: skip
 
-    def _foreign(self, r: int, sources: Ints, held: Adapters, index: Ints) -> _Part:
+    def _foreign(self, r: int, sources: Ints, held: Adapters, index: Ints) -> Part:
         """Start from other tasks' entries of one rank, and follow the lives that begin so."""
         plan, t, q = self.plan, len(self.pool), len(self.ranks)
         tasks = np.repeat(np.arange(t), plan.sources)
         start = held[self.dynamics.tensor(sources.ravel())]
-        curves = np.empty((t, plan.sources, q, self.dynamics.learning_steps + 1), dtype=np.float32)
+        curves = empty(t, plan.sources, q, self.dynamics.learning_steps + 1)
+        ends = empty(t, plan.sources, q)
         lives = np.arange(plan.foreign_chains) * (plan.sources // max(1, plan.foreign_chains))
         begun = None
         for g in range(q):
-            entry, curve = self._train(tasks, start, r, g, recalled=True, stage=(3, r, g))
+            entry, curve, end = self._train(tasks, start, r, g, recalled=True, stage=(3, r, g))
             curves[:, :, g] = curve.reshape(t, plan.sources, -1)
+            ends[:, :, g] = end.reshape(t, plan.sources)
             if g == r:
                 rows = (np.arange(t)[:, None] * plan.sources + lives).ravel()
                 begun = entry[self.dynamics.tensor(rows)]
         assert begun is not None
-        loss = self._losses(tasks, start, index).reshape(t, plan.sources, plan.supports)
+        loss = self._trainer.losses(tasks, start, index).reshape(t, plan.sources, plan.supports)
         born = np.repeat(np.arange(t), plan.foreign_chains)
         part, _ = self._follow(born, begun, r, index, stage=(4, r))
         return part | {
             "foreign": curves,
+            "foreign_end": ends,
             "foreign_loss": np.ascontiguousarray(loss.swapaxes(1, 2)),
-            "done": np.array([self._done]),
         }
 
     def _follow(
         self, tasks: Ints, entry: Adapters, r: int, index: Ints, stage: tuple[int, ...]
-    ) -> tuple[_Part, Adapters]:
+    ) -> tuple[Part, Adapters]:
         """Play return after return from entries of one rank, each the result of the last.
 
         Returns:
-            Curves (T, K, chains, Q, L + 1) and losses (T, P, K, chains); the entries that stand
-            for their tasks as sources.
+            Curves (T, K, chains, Q, L + 1), what they end with on validation images and losses
+            (T, P, K, chains); the entries that stand for their tasks as sources.
         """
         t, levels, q = len(self.pool), self.plan.levels, len(self.ranks)
         chains = len(tasks) // t
         steps = self.dynamics.learning_steps + 1
-        own = np.full((t, levels, chains, q, steps), np.nan, dtype=np.float32)
-        loss = np.empty((t, self.plan.supports, levels, chains), dtype=np.float32)
+        own, ends = empty(t, levels, chains, q, steps), empty(t, levels, chains, q)
+        loss = empty(t, self.plan.supports, levels, chains)
         kept = entry
         for k in range(levels if chains else 0):
             if k == _SOURCE_LEVEL:
                 kept = entry
-            measured = self._losses(tasks, entry, index).reshape(t, chains, -1)
+            measured = self._trainer.losses(tasks, entry, index).reshape(t, chains, -1)
             loss[:, :, k] = measured.swapaxes(1, 2)
             following = entry
             for g in range(q):
                 if g != r and k not in self.plan.branches:
                     continue
-                result, curve = self._train(tasks, entry, r, g, recalled=True, stage=(*stage, k, g))
+                result, curve, end = self._train(
+                    tasks, entry, r, g, recalled=True, stage=(*stage, k, g)
+                )
                 own[:, k, :, g] = curve.reshape(t, chains, -1)
+                ends[:, k, :, g] = end.reshape(t, chains)
                 following = result if g == r else following
             entry = following
-        return {"own": own, "loss": loss}, kept
+        return {"own": own, "own_end": ends, "loss": loss}, kept
 
     def _train(
         self,
@@ -299,68 +269,31 @@ class Recorder:
         *,
         recalled: bool,
         stage: tuple[int, ...],
-    ) -> tuple[Adapters, NDArray[np.float32]]:
-        """Train one visit of each task from entries of rank index r at granted rank index g."""
-        dynamics, n = self.dynamics, len(tasks)
-        rng = np.random.default_rng([self.plan.seed, 2, *stage])
-        keys = rng.integers(2**63, size=(n, 2), dtype=np.uint64)
-        results, curves = [], []
-        for first in range(0, n, self.batch):
-            block = slice(first, min(n, first + self.batch))
-            size = block.stop - first
-            rows, zeros = np.arange(size), np.zeros(size, dtype=np.int64)
-            dynamics.begin(rows, keys[block])
-            begin = start[dynamics.tensor(np.arange(block.start, block.stop))]  # a copy
-            ranks = zeros + self.ranks[g]
-            begin.keep(dynamics.tensor(ranks))
-            trained, curve = dynamics.train(
-                Visits(rows, tasks[block], zeros),
-                begin,
-                zeros + (self.ranks[r] if recalled else 0),
-                ranks,
-                recalled=zeros.astype(bool) | recalled,
-            )
-            cut = dynamics.compress(trained, ranks, energy=None)
-            results.append(Adapters(cut.factors, trained.head))
-            curves.append(curve.astype(np.float32))
-            self._done += size
-            self._progress(self._done, self.total)
-        return Adapters.cat(results), np.concatenate(curves)
+    ) -> tuple[Adapters, Curves, Curves]:
+        """Train one visit of each task from entries of rank index r at granted rank index g.
 
-    def _losses(self, tasks: Ints, adapters: Adapters, index: Ints) -> NDArray[np.float32]:
-        """Return the losses (n, P) of adapters on the samples of their tasks."""
-        dynamics, n = self.dynamics, len(tasks)
-        out = np.empty((n, self.plan.supports), dtype=np.float32)
-        for first in range(0, n, self.batch):
-            block = slice(first, min(n, first + self.batch))
-            chosen = dynamics.tensor(tasks[block])
-            for p in range(self.plan.supports):
-                images = dynamics.data.train(chosen, dynamics.tensor(index[tasks[block], p]))
-                out[block, p] = dynamics.learner.loss(images, adapters[block]).cpu().numpy()
-        return out
-
-    def _pack(self, adapters: Adapters) -> _Part:
-        packed = {}
-        for site, (up, down) in adapters.factors.items():
-            packed[f"up.{site}"], packed[f"down.{site}"] = up.cpu().numpy(), down.cpu().numpy()
-        if adapters.head is not None:
-            weight, bias = adapters.head
-            packed["head.weight"], packed["head.bias"] = weight.cpu().numpy(), bias.cpu().numpy()
-        return {name: np.ascontiguousarray(array) for name, array in packed.items()}
-
-    def _unpack(self, part: _Part) -> Adapters:
-        tensor = self.dynamics.tensor
-        head = None
-        if "head.weight" in part:
-            head = tensor(part["head.weight"]), tensor(part["head.bias"])
-        return Adapters(
-            {
-                name[3:]: (tensor(part[name]), tensor(part[f"down.{name[3:]}"]))
-                for name in part
-                if name.startswith("up.")
-            },
-            head,
+        Returns:
+            What is stored, test accuracies (n, L + 1), and accuracies (n,) on validation images
+            at the end (NaN where there are none).
+        """
+        part = self._part(
+            step_name(stage), partial(self._trainer.train, tasks, start, r, g, recalled, stage)
         )
+        return unpack(part, self.dynamics.tensor), part["curve"], part["end"]
+
+
+def _count(part: str, sizes: Sequence[int]) -> int:
+    """Return how many images every task has.
+
+    Raises:
+        InvalidValueError: not all have equally many.
+    """
+    if len(set(sizes)) != 1:
+        raise InvalidValueError(
+            f"Expected tasks with equally many {part} images; got {sorted(set(sizes))}. Ask for "
+            f"as many of each class as all have ({part}_per_class, say)."
+        )
+    return sizes[0]
 
 
 def _plain(value: Any) -> Any:

@@ -19,7 +19,8 @@ class RecordedEnv(EngineEnv):
 
     Spaces, rewards and arguments are those of `NSR/CyclicDigits-v0` (less `tasks`), with
     access to the bank or to the visit alone. What the outcomes depend on (learning steps, batch
-    size, ...) has the recorded value.
+    size, ...) has the recorded value, and an episode has at most the tasks of the table. The table
+    may be one of images: neither they nor torch are needed.
     """
 
     def __init__(
@@ -28,7 +29,7 @@ class RecordedEnv(EngineEnv):
         """Build the environment.
 
         Args:
-            table: folder of the table; its split becomes the environment's.
+            table: folder of the table; its split and its ranks become the environment's.
             render_mode: None, `"ansi"` or `"rgb_array"`.
             **arguments: of `EpisodeConfig`.
 
@@ -64,6 +65,11 @@ class RecordedVectorEnv(EngineVectorEnv):
 
 def _engine(table: str | Path, arguments: dict[str, Any], num_episodes: int) -> EpisodeEngine:
     loaded = load_table(Path(table))
-    recorded = {"split": loaded.pool.split, "ranks": loaded.ranks, **loaded.settings}
+    recorded = {
+        "split": loaded.pool.split,
+        "num_tasks": min(EpisodeConfig.num_tasks, len(loaded.pool)),
+        "ranks": loaded.ranks,
+        **loaded.settings,
+    }
     config = EpisodeConfig.from_arguments(recorded | arguments, others=FACE_ARGUMENTS)
     return recorded_engine(loaded, config, num_episodes)

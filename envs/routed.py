@@ -20,6 +20,7 @@ from nsr_gym.envs.parts import HUB
 from nsr_gym.envs.starts import entries_of, heads_of
 from nsr_gym.errors import InvalidValueError
 from nsr_gym.learning.adapters import Heads
+from nsr_gym.learning.data import pieces
 from nsr_gym.learning.site_maps import HeadedMap, MixedMap
 
 
@@ -93,23 +94,25 @@ def _route(
     valid = np.ones(images.labels.shape, dtype=bool)
     if images.valid is not None:
         valid = images.valid.cpu().numpy()
-    weights = finder.router.weights(finder.query(visits, images))
-    named = weights.argmax(dim=-1).cpu().numpy() - 1
+    # Images are answered one by one, so they can be asked for in pieces that fit into memory.
+    parts = list(pieces(images))
+    weights = [finder.router.weights(finder.query(visits, part)) for part in parts]
+    named = torch.cat(weights, dim=1).argmax(dim=-1).cpu().numpy() - 1
     source = bank.tags["task"][rows[:, None], np.maximum(named, 0)]
     right = _share((named >= 0) & (source == visits.tasks[:, None]), valid)
     if dynamics.whole:
         return dynamics.accuracy(visits, bank, np.full(len(rows), -1)), right
-    shares = weights[:, :, 1:]
     shared, learner = dynamics.shared_model(bank, rows), dynamics.learner
-    site_map: SiteMap
-    if shared is None:
-        site_map = MixedMap(learner.backbone, entries_of(bank, rows), shares)
-    else:
-        site_map = learner.map(*shared)
-    heads = heads_of(bank, rows)
-    if heads is not None:
-        site_map = HeadedMap(site_map, partial(_mixed_heads, heads=heads, weights=shares))
-    answers = learner.answers(images, site_map, rows).cpu().numpy()
+    one = None if shared is None else learner.map(*shared)
+    entries = entries_of(bank, rows) if one is None else {}
+    heads, said = heads_of(bank, rows), []
+    for part, weight in zip(parts, weights, strict=True):
+        shares = weight[:, :, 1:]
+        site_map: SiteMap = MixedMap(learner.backbone, entries, shares) if one is None else one
+        if heads is not None:
+            site_map = HeadedMap(site_map, partial(_mixed_heads, heads=heads, weights=shares))
+        said.append(learner.answers(part, site_map, rows))
+    answers = torch.cat(said, dim=1).cpu().numpy()
     labels = images.labels.cpu().numpy()
     # Heads of their own answer for their own task's classes: a wrong entry gives a wrong label.
     classes = np.array([task.classes for task in dynamics.pool])

@@ -16,10 +16,10 @@ class SplitCIFAR100Env(ImagesEnv):
     The 100 classes are dealt to M tasks (10 of 10 classes by default; also 5 and 20), which are
     visited in C cycles. At each visit the policy decides from which entry of the
     TaskKnowledgeBank the adapter is warm-started, which rank it is granted, and what becomes of
-    the result. Adapters sit on query and value of the last block of a frozen vision transformer;
-    every entry brings a head of its own for its task's classes, trained from zero with the
-    adapter and kept with it. After Neural Subspace Reallocation (arXiv 2606.30067), whose
-    abstract names this benchmark.
+    the result. Adapters sit in the last block of a frozen backbone (a small residual network by
+    default, or a vision transformer); every entry brings a head of its own for its task's
+    classes, trained from zero with the adapter and kept with it. After Neural Subspace
+    Reallocation (arXiv 2606.30067), whose abstract names this benchmark.
 
     Evaluation is task incremental: the visited task is known to the head in use. For the
     class-incremental figure, `env.unwrapped.engine.routed(router)` has a router name the entry
@@ -55,7 +55,7 @@ class SplitCIFAR100Env(ImagesEnv):
 
     ## Arguments
 
-    Those of `CyclicDigitsEnv`, less `tasks` and `dynamics`, with these other defaults: `cycles` 5,
+    Those of `CyclicDigitsEnv`, less `tasks`, with these other defaults: `cycles` 5,
     `head` `"trained"`, `capacity` None, `support_size` 64, `learning_rate` 0.003. And:
 
     | argument | default | meaning |
@@ -67,6 +67,7 @@ class SplitCIFAR100Env(ImagesEnv):
     | `groupings` | 1 | split train: how many of them make the pool |
     | `train_per_class` | 500 | training images of each class at most; None: all |
     | `test_per_class` | 20 | the same for test images; None: all |
+    | `val_per_class` | 20 | training images of each class held out for decisions; 0: none |
     | `evaluate` | None | `"test"` or `"validation"`; None: as the split has it |
     | `backbone` | `"resnet-small-32"` | or `"vit-small-32"`, `"vit_b_16"`, `"vit_b_32"`, |
     | | | `"resnet18"`, `"resnet50"` |
@@ -83,6 +84,17 @@ class SplitCIFAR100Env(ImagesEnv):
     The bytes of the paper's abstract are those of query and value of every block, which
     `adapt=["blocks.*attn.[qv]"]` adapts, at as many times the cost as there are blocks.
 
+    ## The Recorded Twin
+
+    `NSR/SplitCIFAR100Recorded-v0` is the same with `dynamics="recorded"` and the `ranks` 2 and 8:
+    what a visit does is drawn from live visits that were recorded for the same visited task, the
+    same start and the same granted rank. It needs neither images nor torch. Tasks, streams, bank,
+    observations and rewards are those of this environment; `access="memoryless"` needs live
+    dynamics. Outcomes ship for ten tasks and the default backbone on the default images;
+    arguments that change tasks, images or backbone are refused, and the message says what was
+    recorded. Since `division` follows `num_tasks`, an episode of few of the ten tasks takes
+    `division=10`. `nsr-gym record` makes tables for other arguments, `RecordedEnv` plays them.
+
     ## Instances and Splits
 
     Split `"test"`: the published tasks of the chosen order, on official test images. Split
@@ -90,6 +102,10 @@ class SplitCIFAR100Env(ImagesEnv):
     at any M, judged on images held out of the official training images; controllers are trained
     and thresholds calibrated there. `evaluate="validation"` judges the published tasks on held-out
     training images, for decisions about them.
+
+    In either split a task also has validation images (`val_per_class`), training images that are
+    neither trained on nor judged on: the accuracy of an entry that the observation shows, and that
+    the bank's retention goes by, is measured on them. Rewards, curves and `retention` are not.
 
     The default shows 20 test images of each class, as many for a task as on digits; for figures
     to be reported, take them all: `test_per_class=None`.

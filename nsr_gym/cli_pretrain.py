@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nsr_gym.cli_shared import bars, console
+from nsr_gym.cli_shared import bars, console, errors
 from nsr_gym.errors import InvalidValueError, unknown
+
+if TYPE_CHECKING:
+    from nsr_gym.backbones.pretrain_images import Progress, Report
 
 _IMAGES = ("vit-small-32", "resnet-small-32")
 _DATA = "tiny-imagenet-32.npz"
@@ -67,8 +72,8 @@ def _images(
 ) -> None:
     import torch
 
-    from nsr_gym.backbones.image_data import read_images
     from nsr_gym.backbones.pretrain_images import pretrain_images
+    from nsr_gym.datasets.packed_files import read_images
     from nsr_gym.datasets.sources import data_root
 
     try:
@@ -87,14 +92,40 @@ def _images(
         machine = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
     data = data or data_root() / _DATA
     images = read_images(data)
-    with bars("{task.fields[word]}") as progress:
-        bar = progress.add_task(what, total=None, word="")
+    with epoch_progress(what) as (progress, report):
         card = pretrain_images(
             what, images, recipe=recipe or ("cpu" if place.type == "cpu" else "gpu"),
             folder=output, data_name=data.name, device=place,
             machine=f"{machine}, PyTorch {torch.__version__}",
-            progress=lambda done, total, word: progress.update(
-                bar, completed=done, total=total, word=word
-            ),
+            progress=progress, report=report,
         )  # fmt: skip
     console.print_json(json.dumps(card))
+
+
+@contextmanager
+def epoch_progress(title: str) -> Iterator[tuple[Progress | None, Report | None]]:
+    """Show how far pretraining is, as a bar, or as a line for each epoch where output is piped.
+
+    Args:
+        title: what is pretrained.
+
+    Yields:
+        What `nsr_gym.backbones.pretrain_images.pretrain_images` takes as `progress` and `report`.
+    """
+    if not errors.is_terminal:
+        yield None, lambda epoch, total, figures: _line(title, epoch, total, figures)
+        return
+    with bars("{task.fields[word]}") as shown:
+        bar = shown.add_task(title, total=None, word="")
+        yield (
+            lambda done, total, word: shown.update(bar, completed=done, total=total, word=word),
+            None,
+        )
+
+
+def _line(title: str, epoch: int, total: int, figures: Mapping[str, float]) -> None:
+    errors.print(
+        f"{title}: epoch {epoch} of {total}, loss {figures['loss']:.3f}, validation accuracy "
+        f"{figures['val_accuracy']:.3f}, {figures['seconds']:.0f} s",
+        highlight=False, markup=False, soft_wrap=True,
+    )  # fmt: skip

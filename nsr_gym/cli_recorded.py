@@ -34,6 +34,13 @@ def record(
     fresh_chains: Annotated[int, typer.Option(help="Draws of a fresh start.")] = 4,
     foreign_chains: Annotated[int, typer.Option(help="Draws that start from other tasks.")] = 2,
     levels: Annotated[int, typer.Option(help="Visits that an entry is followed for.")] = 6,
+    branch: Annotated[
+        list[int] | None,
+        typer.Option(
+            help="Level from which other ranks than an entry's own are granted too; repeatable. "
+            "(first, middle and last)"
+        ),
+    ] = None,
     sources: Annotated[int, typer.Option(help="Other tasks tried as warm starts.")] = 8,
     supports: Annotated[int, typer.Option(help="Samples of support images of a task.")] = 12,
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
@@ -53,7 +60,7 @@ def record(
     check_environment(env)
     if (output / CARD).exists():
         raise StateError(f"{output} holds a table already; choose another --output.")
-    branches = tuple(sorted({0, (levels - 1) // 2, levels - 1}))
+    branches = tuple(sorted(set(branch or (0, (levels - 1) // 2, levels - 1))))
     plan = RecordingPlan(
         fresh_chains=fresh_chains, foreign_chains=foreign_chains, levels=levels,
         branches=branches, sources=sources, supports=supports, seed=seed,
@@ -67,7 +74,7 @@ def record(
             parts = output.with_name(output.name + ".parts")
             recorder = Recorder(made.unwrapped.engine, plan, parts, show)
             origin = {"environment": env, "arguments": settings, "versions": installation()}
-            table = recorder.record(origin)
+            table = recorder.record(origin | getattr(made.unwrapped, "origin", dict)())
         save_table(table, output)
     finally:
         made.close()

@@ -46,6 +46,10 @@ class OutcomeTable:
         foreign: (T, G, Q, Q, L + 1) as `own`, from an entry of sources[t, g].
         own_loss: (T, P, Q, K, C) loss in nats of loading an entry of the task itself.
         foreign_loss: (T, P, G, Q) the same of an entry of sources[t, g].
+        fresh_validation: (T, Q, D) accuracies on validation images at the end of the visits of
+            `fresh`; None where the tasks have no validation images.
+        own_validation: (T, Q, K, C, Q) the same of `own`.
+        foreign_validation: (T, G, Q, Q) the same of `foreign`.
         sites: site name -> (d_out, d_in), for counting bytes.
         settings: environment arguments that the outcomes depend on, with the values they were
             recorded with.
@@ -66,6 +70,14 @@ class OutcomeTable:
     sites: Mapping[str, tuple[int, int]]
     settings: Mapping[str, Any]
     provenance: Mapping[str, Any]
+    fresh_validation: Floats | None = None
+    own_validation: Floats | None = None
+    foreign_validation: Floats | None = None
+
+    @property
+    def validated(self) -> bool:
+        """Whether accuracies on validation images were recorded."""
+        return self.fresh_validation is not None
 
     @property
     def learning_steps(self) -> int:
@@ -165,26 +177,28 @@ def join_tables(tables: Sequence[OutcomeTable], name: str) -> OutcomeTable:
     """Put tables one after another; entries of one table's tasks are never used in another's.
 
     Raises:
-        InvalidValueError: they differ in size, ranks, sites or settings.
+        InvalidValueError: they differ in size, ranks, sites, settings, or in whether there are
+            accuracies on validation images.
     """
     first = tables[0]
     for other in tables[1:]:
         same = all(
             getattr(first, field) == getattr(other, field)
-            for field in ("ranks", "sites", "settings")
+            for field in ("ranks", "sites", "settings", "validated")
         ) and all(
             getattr(first, field).shape[1:] == getattr(other, field).shape[1:] for field in _ARRAYS
         )
         if not same:
             raise InvalidValueError(
                 f"Expected tables recorded alike; {other.pool.name!r} and {first.pool.name!r} "
-                "differ in size, ranks, sites or settings. Record them with the same options."
+                "differ in size, ranks, sites, settings or validation images. Record them with the "
+                "same options."
             )
     starts = np.cumsum([0, *(len(table.pool) for table in tables[:-1])])
     moved = [table.sources + start for table, start in zip(tables, starts, strict=True)]
     arrays = {
         field: np.concatenate([getattr(table, field) for table in tables])
-        for field in _ARRAYS
+        for field in (*_ARRAYS, *(VALIDATION if first.validated else ()))
         if field != "sources"
     }
     return OutcomeTable(
@@ -203,6 +217,46 @@ _ARRAYS = (
     "foreign_loss",
 )  # fmt: skip
 
+VALIDATION = ("fresh_validation", "own_validation", "foreign_validation")
+"""Arrays of accuracies on validation images: all of them are there, or none."""
+
+TABLES = Path(str(resources.files("nsr_gym"))) / "tables"
+"""Folder of the tables that ship with the package."""
+
+
+def shipped_tables() -> tuple[str, ...]:
+    """Return the names of the tables that ship, `"<pool>-<split>"`, sorted."""
+    return tuple(sorted(folder.name for folder in TABLES.iterdir() if folder.is_dir()))
+
+
+def shipped_pool_table(pool: str, split: str) -> OutcomeTable:
+    """Return the table of a pool that ships with the package.
+
+    Args:
+        pool: its name, as in `TaskPool.name`.
+        split: `"train"` or `"test"`.
+
+    Raises:
+        UnknownNameError: no such split.
+        StateError: no such table ships, or it is missing from this installation.
+        FileFormatError: it is damaged.
+    """
+    name = f"{pool.replace('/', '-')}-{check_split(split)}"
+    folder = TABLES / name
+    if not folder.is_dir():
+        raise StateError(
+            f"The table of recorded outcomes {name} is missing from this installation; "
+            "reinstall the package, or make it with `nsr-gym record`."
+        )
+    return _loaded(folder)
+
+
+@cache
+def _loaded(folder: Path) -> OutcomeTable:
+    from nsr_gym.outcome_files import load_table
+
+    return load_table(folder)
+
 
 @cache
 def shipped_table(tasks: str, split: str) -> OutcomeTable:
@@ -216,17 +270,9 @@ def shipped_table(tasks: str, split: str) -> OutcomeTable:
         UnknownNameError: no such family or split.
         StateError: the table is missing from this installation.
     """
-    from nsr_gym.outcome_files import load_table
-
     check_split(split)
     if tasks == "mixed":
         return join_tables([shipped_table(one, split) for one in MIXED], "digits-mixed")
     if tasks not in MIXED:
         raise unknown("recorded family of tasks", tasks, (*MIXED, "mixed"))
-    folder = Path(str(resources.files("nsr_gym"))) / "tables" / f"digits-{tasks}-{split}"
-    if not folder.is_dir():
-        raise StateError(
-            f"The table of recorded outcomes {folder.name} is missing from this installation; "
-            "reinstall the package, or make it with `nsr-gym record`."
-        )
-    return load_table(folder)
+    return shipped_pool_table(f"digits-{tasks}", split)

@@ -86,17 +86,34 @@ IMAGES: dict[str, EnvironmentSpec] = {
     "NSR/SplitCIFAR100-v0": _spec(
         "split_cifar100:SplitCIFAR100",
         "live",
-        "the classes of CIFAR-100 as recurring tasks, adapters trained live on a frozen ViT",
+        "the classes of CIFAR-100 as recurring tasks, adapters trained live",
         data=("cifar-100",),
     ),
     "NSR/FiveDatasets-v0": _spec(
         "five_datasets:FiveDatasets",
         "live",
-        "five data sets as recurring tasks, adapters trained live on a frozen ViT",
+        "five data sets as recurring tasks, adapters trained live",
         data=("cifar-10", "mnist", "svhn", "fashion-mnist", "notmnist"),
     ),
 }
 """Environments on image benchmarks, whose data every user fetches: id -> what is known of it."""
+
+RECORDED_IMAGES: dict[str, EnvironmentSpec] = {
+    "NSR/SplitCIFAR100Recorded-v0": _spec(
+        "split_cifar100:SplitCIFAR100",
+        "live",
+        "the classes of CIFAR-100 as recurring tasks, outcomes looked up",
+        dynamics="recorded",
+    ),
+    "NSR/FiveDatasetsRecorded-v0": _spec(
+        "five_datasets:FiveDatasets",
+        "live",
+        "the offline stand-in of five data sets as recurring tasks, outcomes looked up",
+        dynamics="recorded",
+        manifest="offline5",
+    ),
+}
+"""Their recorded twins, which need no data: id -> what is known of it."""
 
 
 ENVIRONMENTS: dict[str, EnvironmentSpec] = {
@@ -132,6 +149,7 @@ ENVIRONMENTS: dict[str, EnvironmentSpec] = {
         10_000,
     ),
     **IMAGES,
+    **RECORDED_IMAGES,
 }
 """Every environment of the suite."""
 

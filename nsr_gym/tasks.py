@@ -7,18 +7,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from operator import index as as_integer
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from nsr_gym.errors import DataError, InvalidValueError, unknown
+from nsr_gym.task_arrays import checked_features, checked_labels
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
 
-_Array = TypeVar("_Array", bound=NDArray[Any])
-_ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+_PARTS = ("train", "test", "val")
 
 
 def check_split(split: str) -> Split:
@@ -36,6 +36,9 @@ def check_split(split: str) -> Split:
 class Task:
     """One data distribution to be learned: a training part and a test part.
 
+    Accuracies to be reported are measured on the test part. Where there is a validation part,
+    what decisions rest on is measured there, see `TaskData.validation`.
+
     The arrays are converted to the types below, copied where somebody else could still
     write to them, and read-only afterwards. Values are taken as they are: scaling images
     to [0, 1] is the caller's business.
@@ -47,6 +50,8 @@ class Task:
         x_test: (m, ...) float32 with the features of `x_train`, m >= 1.
         y_test: (m,) int64, as `y_train`.
         classes: the global label behind each output of the head, num_classes of them.
+        x_val: (v, ...) float32 as `x_train`, v >= 1; None: no validation part.
+        y_val: (v,) int64, as `y_train`; None as `x_val`.
         definition: what generated the task, as plain JSON (`{}` for data of unknown origin).
 
     Raises:
@@ -60,6 +65,8 @@ class Task:
     x_test: NDArray[np.float32]
     y_test: NDArray[np.int64]
     classes: tuple[int, ...]
+    x_val: NDArray[np.float32] | None = None
+    y_val: NDArray[np.int64] | None = None
     definition: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -76,9 +83,14 @@ class Task:
                 f"Task {self.name!r}: classes must be distinct labels, at least one, got {classes}."
             )
         object.__setattr__(self, "classes", classes)
-        for part in ("train", "test"):
-            x = _features(self.name, part, getattr(self, f"x_{part}"))
-            y = _labels(self.name, part, getattr(self, f"y_{part}"), len(classes))
+        if (self.x_val is None) != (self.y_val is None):
+            raise DataError(
+                f"Task {self.name!r}: expected x_val and y_val together; got one of them. Give "
+                "images and labels of the validation part, or neither."
+            )
+        for part in self.parts:
+            x = checked_features(self.name, part, getattr(self, f"x_{part}"))
+            y = checked_labels(self.name, part, getattr(self, f"y_{part}"), len(classes))
             if len(x) != len(y):
                 raise DataError(
                     f"Task {self.name!r}: x_{part} has {len(x)} examples and y_{part} has "
@@ -86,17 +98,33 @@ class Task:
                 )
             object.__setattr__(self, f"x_{part}", x)
             object.__setattr__(self, f"y_{part}", y)
-        if self.x_train.shape[1:] != self.x_test.shape[1:]:
-            raise DataError(
-                f"Task {self.name!r}: features have shape {self.x_train.shape[1:]} in x_train "
-                f"and {self.x_test.shape[1:]} in x_test; both parts need the same."
-            )
+        for part in self.parts[1:]:
+            shape = getattr(self, f"x_{part}").shape[1:]
+            if self.x_train.shape[1:] != shape:
+                raise DataError(
+                    f"Task {self.name!r}: features have shape {self.x_train.shape[1:]} in x_train "
+                    f"and {shape} in x_{part}; all parts need the same."
+                )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # NumPy forgets the read-only flag in pickles; the copy has to be as safe as the original.
         self.__dict__.update(state)
-        for key in _ARRAYS:
+        for key in self._arrays:
             getattr(self, key).flags.writeable = False
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """`"train"`, `"test"`, and `"val"` where there is a validation part."""
+        return _PARTS[:2] if self.y_val is None else _PARTS
+
+    @property
+    def validated(self) -> bool:
+        """Whether there is a validation part."""
+        return self.y_val is not None
+
+    @property
+    def _arrays(self) -> tuple[str, ...]:
+        return tuple(f"{kind}_{part}" for part in self.parts for kind in "xy")
 
     @property
     def num_classes(self) -> int:
@@ -112,7 +140,7 @@ class Task:
     def content_hash(self) -> str:
         """Sha256 (hex) over arrays and classes, whatever the task is called."""
         digest = hashlib.sha256(repr(self.classes).encode())
-        for key in _ARRAYS:
+        for key in self._arrays:
             array: NDArray[Any] = getattr(self, key)
             # Little-endian bytes, so that the hash is the same on every machine.
             little = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
@@ -133,7 +161,8 @@ class TaskPool:
     Attributes:
         name: of the family, such as `"digits-permutation"`.
         split: `"train"` (controllers are trained on it) or `"test"` (they are judged on it).
-        tasks: at least one; distinct names, equal feature shapes and numbers of classes.
+        tasks: at least one; distinct names, equal feature shapes and numbers of classes, and
+            validation parts for all or for none.
 
     Raises:
         UnknownNameError: a split that does not exist.
@@ -163,6 +192,12 @@ class TaskPool:
                     f"{first.name!r} has {first.num_classes}; give all tasks of a pool the same "
                     "number (pass `classes` where a class has no examples)."
                 )
+            if task.parts != first.parts:
+                without = task if first.validated else first
+                raise DataError(
+                    f"Pool {self.name!r}: task {without.name!r} has no validation part, others "
+                    "have one; give all tasks of a pool one (`x_val` and `y_val`), or none."
+                )
         if len(self._index) != len(self.tasks):
             names = [task.name for task in self.tasks]
             repeated = sorted({name for name in names if names.count(name) > 1})
@@ -176,6 +211,11 @@ class TaskPool:
     def num_classes(self) -> int:
         """Number of classes of every task."""
         return self.tasks[0].num_classes
+
+    @property
+    def validated(self) -> bool:
+        """Whether the tasks have validation parts."""
+        return self.tasks[0].validated
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -231,67 +271,3 @@ def check_disjoint(train: TaskPool, test: TaskPool) -> None:
                 f"{seen[task.content_hash]!r} of train pool {train.name!r}; what a controller "
                 "was trained on cannot judge it, remove the task from one of them."
             )
-
-
-def _features(task: str, part: str, values: ArrayLike) -> NDArray[np.float32]:
-    try:
-        with np.errstate(over="ignore"):  # what does not fit float32 is reported below, as inf
-            x = np.asarray(values, dtype=np.float32, order="C")
-    except (TypeError, ValueError) as error:
-        raise DataError(
-            f"Task {task!r}: x_{part} is no numeric array of equally shaped examples ({error})."
-        ) from error
-    if x.ndim < 2 or x.size == 0:
-        raise DataError(
-            f"Task {task!r}: x_{part} has shape {x.shape}; expected (n, d) or (n, C, H, W) with "
-            "at least one example and one feature."
-        )
-    if not np.isfinite(x).all():
-        bad = np.flatnonzero(~np.isfinite(x).reshape(len(x), -1).all(axis=1))
-        raise DataError(
-            f"Task {task!r}: x_{part} has NaN or infinite values in {len(bad)} of {len(x)} "
-            f"examples (the first is number {bad[0]}); fill or drop them."
-        )
-    return _read_only(x)
-
-
-def integer_labels(task: str, part: str, values: ArrayLike) -> NDArray[Any]:
-    """Return labels as an array after checking that they are integers, (n,) with n >= 1.
-
-    Args:
-        task: name of the task, for the message.
-        part: `"train"` or `"test"`, for the message.
-        values: the labels.
-
-    Raises:
-        DataError: another shape or type, or no labels.
-    """
-    y = np.asarray(values)
-    if y.ndim != 1 or y.size == 0 or y.dtype.kind not in "iu":
-        raise DataError(
-            f"Task {task!r}: y_{part} has shape {y.shape} and type {y.dtype}; expected (n,) "
-            "integers, at least one (use `.astype(int)` or `.argmax(1)` where that is meant)."
-        )
-    return y
-
-
-def _labels(task: str, part: str, values: ArrayLike, num_classes: int) -> NDArray[np.int64]:
-    y = integer_labels(task, part, values)
-    if y.min() < 0 or y.max() >= num_classes:
-        raise DataError(
-            f"Task {task!r}: y_{part} has labels {y.min()}..{y.max()} and the task {num_classes} "
-            f"classes; labels must be in 0..{num_classes - 1} (`task_from_arrays` maps labels)."
-        )
-    return _read_only(y.astype(np.int64, order="C", copy=False))
-
-
-def _read_only(array: _Array) -> _Array:
-    """Return an array that nobody can write to: itself if so already, else a copy."""
-    owner: Any = array
-    while isinstance(owner, np.ndarray):
-        if owner.flags.writeable:
-            array = array.copy()
-            array.flags.writeable = False
-            return array
-        owner = owner.base
-    return array

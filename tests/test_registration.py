@@ -27,6 +27,15 @@ def test_every_environment_on_digits_comes_live_and_recorded(name: str) -> None:
     assert environment_access(recorded, {"dynamics": "live"}) == ACCESS
 
 
+@pytest.mark.parametrize("name", ["SplitCIFAR100", "FiveDatasets"])
+def test_every_environment_on_images_comes_live_and_recorded(name: str) -> None:
+    live, recorded = f"NSR/{name}-v0", f"NSR/{name}Recorded-v0"
+    assert environment_family(live) == environment_family(recorded) == "live"
+    assert ENVIRONMENTS[live].entry_point == ENVIRONMENTS[recorded].entry_point
+    assert ENVIRONMENTS[recorded].access == ("bank", "visit")
+    assert (ENVIRONMENTS[live].needs_data, ENVIRONMENTS[recorded].needs_data) == (True, False)
+
+
 def test_a_comparison_leaves_out_agents_without_their_access_in_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -52,6 +52,11 @@ def test_a_task_holds_float32_features_and_int64_labels_and_knows_its_shape() ->
         ({"y_train": np.array([[0], [1], [0], [1]])}, r"y_train has shape \(4, 1\)"),
         ({"y_train": np.array([0, 1, 0])}, "4 examples and y_train has 3 labels"),
         ({"x_test": np.zeros((2, 5))}, r"\(3,\) in x_train and \(5,\) in x_test"),
+        ({"x_val": np.ones((2, 3))}, "x_val and y_val together"),
+        ({"y_val": np.array([0])}, "x_val and y_val together"),
+        ({"x_val": np.ones((2, 3)), "y_val": np.array([0])}, "2 examples and y_val has 1 labels"),
+        ({"x_val": np.ones((1, 3)), "y_val": np.array([2])}, r"y_val has labels 2\.\.2"),
+        ({"x_val": np.ones((1, 5)), "y_val": np.array([0])}, r"in x_train and \(5,\) in x_val"),
         ({"classes": (3, 3)}, "distinct"),
         ({"classes": ()}, "at least one"),
         ({"classes": (0.5, 1)}, "integer labels"),
@@ -118,6 +123,35 @@ def test_the_fingerprint_changes_with_name_data_labels_and_classes_only() -> Non
     ]
     assert len({t.content_hash for t in [task, *others]}) == len(others) + 1
     assert pickle.loads(pickle.dumps(task)).fingerprint == task.fingerprint
+
+
+def test_a_validation_part_is_part_of_the_content_and_none_leaves_it_as_it_was() -> None:
+    plain = make()
+    assert not plain.validated
+    # Of tasks written down before there were validation parts.
+    assert plain.fingerprint == "75867c37dabb9b065094a0f0c7ea16b634451173076fead0bd199924158be860"
+    validated = make(x_val=np.zeros((1, 3)), y_val=np.array([1]))
+    assert validated.validated
+    assert validated.x_val is not None
+    assert validated.x_val.dtype == np.float32
+    others = [
+        make(x_val=np.ones((1, 3)), y_val=np.array([1])),
+        make(x_val=np.zeros((1, 3)), y_val=np.array([0])),
+    ]
+    assert len({t.content_hash for t in (plain, validated, *others)}) == 4
+    copied = pickle.loads(pickle.dumps(validated))
+    assert copied.fingerprint == validated.fingerprint
+    with pytest.raises(ValueError, match="read-only"):
+        copied.x_val[0, 0] = 1.0
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_pool_has_validation_parts_for_all_tasks_or_for_none(order: tuple[int, int]) -> None:
+    tasks = [make("plain"), make("other", 1.0, x_val=np.zeros((1, 3)), y_val=np.array([1]))]
+    with pytest.raises(DataError, match="task 'plain' has no validation part"):
+        TaskPool(name="p", split="train", tasks=tuple(tasks[i] for i in order))
+    assert TaskPool(name="p", split="train", tasks=(tasks[1],)).validated
+    assert not TaskPool(name="p", split="train", tasks=(tasks[0],)).validated
 
 
 def test_the_memory_layout_of_the_input_does_not_change_the_fingerprint() -> None:

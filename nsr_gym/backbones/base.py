@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from nsr_gym.backbones.patches import Patches
 from nsr_gym.errors import InvalidValueError
 
 
@@ -32,13 +33,14 @@ class Site:
 class SiteMap(Protocol):
     """Applies one site's linear map, adapted or not, in the middle of a forward pass."""
 
-    def __call__(self, site: str, x: Tensor, frozen: Tensor | None = None) -> Tensor:
+    def __call__(self, site: str, x: Tensor | Patches, frozen: Tensor | None = None) -> Tensor:
         """Return the site's output for `x` (..., d_in), in memory the caller may overwrite.
 
         Args:
             site: name of the site.
-            x: its input.
-            frozen: the frozen map's output for `x`, where it is known already.
+            x: its input; of convolutions the patches, which need not be laid out.
+            frozen: the frozen map's output for `x`, where it is known already, and maybe what
+                else the network adds to it.
         """
         ...
 
@@ -90,10 +92,12 @@ class FrozenMap:
     def __init__(self, backbone: Backbone) -> None:
         self._backbone = backbone
 
-    def __call__(self, site: str, x: Tensor, frozen: Tensor | None = None) -> Tensor:
+    def __call__(self, site: str, x: Tensor | Patches, frozen: Tensor | None = None) -> Tensor:
         """Return the frozen output for x (..., d_in)."""
         if frozen is not None:
             return frozen.clone()
+        if isinstance(x, Patches):
+            return x.convolved(*self._backbone.weight(site))
         return functional.linear(x, *self._backbone.weight(site))
 
 

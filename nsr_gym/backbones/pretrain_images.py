@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,19 @@ from torch.nn import functional
 
 from nsr_gym.backbones.base import Backbone, FrozenMap
 from nsr_gym.backbones.entrance import Entrance
-from nsr_gym.backbones.image_data import ImageSet, batches, channels
+from nsr_gym.backbones.image_data import batches, channels
 from nsr_gym.backbones.image_models import PLANS, Plan
 from nsr_gym.backbones.image_recipes import RECIPES, ImageRecipe
+from nsr_gym.datasets.packed_files import ImageSet
 from nsr_gym.errors import FileFormatError, InvalidValueError, StateError, unknown
 from nsr_gym.files import write_whole
 
 Progress = Callable[[int, int, str], None]
 """Called with updates done, updates of the whole run and a word on how it goes."""
+
+Report = Callable[[int, int, Mapping[str, float]], None]
+"""Called with epochs done, epochs of the whole run, and of the last one `loss`, `val_accuracy` and
+`seconds`."""
 
 
 def pretrain_images(
@@ -41,6 +46,7 @@ def pretrain_images(
     plan: Plan | None = None,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
+    report: Report | None = None,
 ) -> dict[str, Any]:
     """Train a backbone and write its weights, in half precision, and their card.
 
@@ -58,6 +64,7 @@ def pretrain_images(
         plan: another network than the model's name stands for.
         device: where to train.
         progress: called after each update.
+        report: called after each epoch, once its checkpoint is written.
 
     Returns:
         The card.
@@ -85,8 +92,12 @@ def pretrain_images(
     saved = folder / f"{model}.checkpoint.safetensors"
     run.load(saved)
     while run.epoch < chosen.epochs:
+        before = run.seconds
         run.train_epoch(progress)
         write_whole(saved, lambda file: file.write_bytes(run.dump()))
+        if report is not None:
+            figures = run.history[-1] | {"seconds": run.seconds - before}
+            report(run.epoch, chosen.epochs, figures)
     half = {name: part.cpu().half() for name, part in plan.folded(run.weights).items()}
     if not all(bool(part.isfinite().all()) for part in half.values()):
         raise StateError("Training diverged; lower the recipe's learning rate.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 
 import torch
@@ -14,11 +14,24 @@ from torch.nn import functional
 from nsr_gym.backbones.base import Prefix, Site, SiteMap, select_sites
 from nsr_gym.backbones.entrance import Entrance
 from nsr_gym.backbones.heads import Head
+from nsr_gym.backbones.patches import Patches
 from nsr_gym.backbones.weight_files import check_names, check_shape, fingerprint
 from nsr_gym.errors import InvalidValueError
 
+_SHORTCUT = "shortcut"
 _CHUNK = 256
 """Images that go through the frozen blocks at once: bounds the memory of a task's prefix."""
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A convolution of a block: its name, and in the block, the side and stride it works at."""
+
+    name: str
+    conv: str
+    side: int
+    stride: int
+    last: bool
 
 
 class ResNetBackbone(Head):
@@ -30,12 +43,14 @@ class ResNetBackbone(Head):
     the first).
 
     A convolution is a linear map on patches: site `stages.{s}.{b}.conv{j}` (and `.shortcut`)
-    has d_in = C kh kw, and sees its input as (..., positions, d_in), a patch's channels
-    slowest, as `weight.flatten(1)` has them. Adapters on a site with d_in above its C are thus
-    convolutions of low rank. Between sites, maps lie with channels last.
+    has d_in = C kh kw, and sees its input as `Patches` (..., positions, d_in), a patch's
+    channels slowest, as `weight.flatten(1)` has them. Adapters on a site with d_in above its C
+    are thus convolutions of low rank. Between sites, maps lie with channels last.
 
-    The prefix is one tensor (N, positions, C): what enters the first block that holds an
-    adapted site.
+    The prefix holds what enters the first adapted convolution, (N, positions, C), and that
+    convolution's frozen output (N, positions, d_out), so that training computes the thin
+    products of its adapter alone. Where it is the last of its block, what the block adds to it
+    is in the frozen output already; elsewhere it is a third part, unless it is the first.
 
     Attributes:
         sites: the adapted convolutions.
@@ -114,7 +129,8 @@ class ResNetBackbone(Head):
         self._flat = {
             name: self._weights[f"{name}.weight"].flatten(1).contiguous() for name in self._adapted
         }
-        self._first = self._blocks.index(self.sites[0].name.rpartition(".")[0])
+        block, _, self._entry = self.sites[0].name.rpartition(".")
+        self._first = self._blocks.index(block)
         self._sides = self._all_sides()
 
     @property
@@ -138,19 +154,25 @@ class ResNetBackbone(Head):
 
     @torch.no_grad()
     def prefix(self, x: Tensor) -> Prefix:
-        """Return the maps (..., positions, C) of images (..., C, side, side)."""
+        """Return what images (..., C, side, side) come to before the first adapter's effect.
+
+        Returns:
+            Two or three tensors (..., positions, channels), see the class.
+        """
         images = x.reshape(-1, *self.input_shape)
-        maps = torch.cat([self._before(part) for part in images.split(_CHUNK)])
-        return (maps.view(*x.shape[:-3], *maps.shape[1:]),)
+        chunks = [self._enter(self._before(part)) for part in images.split(_CHUNK)]
+        parts = [torch.cat(part) for part in zip(*chunks, strict=True)]
+        return tuple(part.view(*x.shape[:-3], *part.shape[1:]) for part in parts)
 
     def forward(self, prefix: Prefix, site_map: SiteMap) -> Tensor:
-        """Return features (..., feature_dim) from a prefix (..., positions, C)."""
-        (maps,) = prefix
-        for index in range(self._first, len(self._blocks)):
+        """Return features (..., feature_dim) from a prefix."""
+        maps = self._leave(prefix, site_map)
+        for index in range(self._first + 1, len(self._blocks)):
             maps = self._block(index, maps, site_map)
         return maps.mean(dim=-2)
 
     def _before(self, images: Tensor) -> Tensor:
+        """Return what enters the first block with an adapter."""
         images = self.entrance(images, int(self._plan["side"]))
         maps = _stem(self._weights, images, int(self._plan["stem_stride"]))
         if self._plan["stem_pool"]:
@@ -160,41 +182,91 @@ class ResNetBackbone(Head):
             maps = self._block(index, maps, None)
         return maps
 
+    def _enter(self, x: Tensor) -> Prefix:
+        """Do what is frozen in the first block with an adapter."""
+        steps, shortcut = self._steps(self._first)
+        if shortcut is not None and self._entry == _SHORTCUT:
+            return x, self._convolve(x, shortcut, None) + self._path(x, steps, None)
+        at = [step.conv for step in steps].index(self._entry)
+        inner = self._path(x, steps[:at], None) if at else x
+        frozen = self._convolve(inner, steps[at], None)
+        if shortcut is None or shortcut.name in self._adapted:
+            rest = x
+        else:
+            rest = self._convolve(x, shortcut, None)
+        if self._sums(steps[at], shortcut):
+            return inner, frozen + rest
+        return (inner, frozen) if rest is inner else (inner, frozen, rest)
+
+    def _leave(self, prefix: Prefix, site_map: SiteMap) -> Tensor:
+        """Go on from `_enter` to the end of the block."""
+        inner, frozen, *others = prefix
+        steps, shortcut = self._steps(self._first)
+        if shortcut is not None and self._entry == _SHORTCUT:
+            return functional.relu_(self._convolve(inner, shortcut, site_map, frozen))
+        at = [step.conv for step in steps].index(self._entry)
+        y = self._convolve(inner, steps[at], site_map, frozen)
+        if self._sums(steps[at], shortcut):
+            return functional.relu_(y)
+        rest = others[0] if others else inner
+        if steps[at + 1 :]:
+            y = self._path(functional.relu_(y), steps[at + 1 :], site_map)
+        if shortcut is not None and shortcut.name in self._adapted:
+            rest = self._convolve(rest, shortcut, site_map)
+        return functional.relu_(y + rest)
+
+    def _sums(self, entry: _Step, shortcut: _Step | None) -> bool:
+        """Whether what the block adds to its last convolution is frozen with it."""
+        last = entry == self._steps(self._first)[0][-1]
+        return last and (shortcut is None or shortcut.name not in self._adapted)
+
     def _block(self, index: int, x: Tensor, site_map: SiteMap | None) -> Tensor:
-        block, side = self._blocks[index], self._sides[index]
+        steps, shortcut = self._steps(index)
+        y = self._path(x, steps, site_map)
+        return functional.relu_(
+            y + (x if shortcut is None else self._convolve(x, shortcut, site_map))
+        )
+
+    def _path(self, x: Tensor, steps: Sequence[_Step], site_map: SiteMap | None) -> Tensor:
+        """Convolve maps one after the other; all but a block's last are rectified."""
+        for step in steps:
+            x = self._convolve(x, step, site_map)
+            if not step.last:
+                x = functional.relu_(x)
+        return x
+
+    def _steps(self, index: int) -> tuple[list[_Step], _Step | None]:
+        """Return a block's convolutions, and its shortcut where it has one."""
+        block, here = self._blocks[index], self._sides[index]
         convs = _convolutions(self._weights, block)
         halving = convs[len(convs) // 2 if len(convs) == 3 else 0]
-        stride = _stride(block)
-        y, here = x, side
+        steps = []
         for conv in convs:
-            step = stride if conv == halving else 1
-            y = self._convolve(f"{block}.{conv}", y, here, step, site_map)
-            here = -(-here // step)
-            if conv != convs[-1]:
-                y = functional.relu_(y)
-        if f"{block}.shortcut.weight" in self._weights:
-            x = self._convolve(f"{block}.shortcut", x, side, stride, site_map)
-        return functional.relu_(y + x)
+            stride = _stride(block) if conv == halving else 1
+            steps.append(_Step(f"{block}.{conv}", conv, here, stride, conv == convs[-1]))
+            here = -(-here // stride)
+        if f"{block}.{_SHORTCUT}.weight" not in self._weights:
+            return steps, None
+        name = f"{block}.{_SHORTCUT}"
+        return steps, _Step(name, _SHORTCUT, self._sides[index], _stride(block), True)
 
     def _convolve(
-        self, name: str, x: Tensor, side: int, stride: int, site_map: SiteMap | None
+        self, x: Tensor, step: _Step, site_map: SiteMap | None, frozen: Tensor | None = None
     ) -> Tensor:
         """Convolve maps (..., side side, C) to (..., positions, d_out)."""
-        kernel = self._weights[f"{name}.weight"]
-        size = int(kernel.shape[-1])
+        kernel = self._weights[f"{step.name}.weight"]
+        size, stride = int(kernel.shape[-1]), step.stride
         lead = x.shape[:-2]
-        maps = x.reshape(-1, side, side, x.shape[-1])
-        if site_map is None or name not in self._adapted:
-            bias = self._weights[f"{name}.bias"]
+        maps = x.reshape(-1, step.side, step.side, x.shape[-1])
+        if site_map is None or step.name not in self._adapted:
+            bias = self._weights[f"{step.name}.bias"]
             out = functional.conv2d(maps.permute(0, 3, 1, 2), kernel, bias, stride, size // 2)
             return out.permute(0, 2, 3, 1).reshape(*lead, -1, len(kernel))
         if size == 1:
-            patches = maps[:, ::stride, ::stride]
-        else:
-            edge = size // 2
-            maps = functional.pad(maps, (0, 0, edge, edge, edge, edge))
-            patches = maps.unfold(1, size, stride).unfold(2, size, stride)
-        return site_map(name, patches.reshape(*lead, -1, kernel[0].numel()))
+            pixels = maps[:, ::stride, ::stride].reshape(*lead, -1, x.shape[-1])
+            return site_map(step.name, pixels, frozen)
+        patches = Patches(x.view(*lead, step.side, step.side, -1), size, stride)
+        return site_map(step.name, patches, frozen)
 
     def _all_sides(self) -> list[int]:
         """Return the side of the maps that enter each block."""
@@ -232,7 +304,7 @@ def _convolutions(weights: Mapping[str, Tensor], block: str) -> list[str]:
 
 def _maps(weights: Mapping[str, Tensor], block: str) -> list[str]:
     """Name a block's convolutions in the order in which they are called."""
-    shortcut = ["shortcut"] if f"{block}.shortcut.weight" in weights else []
+    shortcut = [_SHORTCUT] if f"{block}.{_SHORTCUT}.weight" in weights else []
     return [*_convolutions(weights, block), *shortcut]
 
 

@@ -26,7 +26,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nsr_gym.errors import DataError
-from nsr_gym.tasks import Task, TaskPool, check_split, integer_labels
+from nsr_gym.task_arrays import integer_labels
+from nsr_gym.tasks import Task, TaskPool, check_split
 
 
 class MapDataset(Protocol):

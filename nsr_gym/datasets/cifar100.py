@@ -5,6 +5,8 @@ order, judged on the official test images, and nothing may be tuned on them. Poo
 `"train"` group the classes otherwise and are judged on validation images held out of the official
 training images. To choose thresholds for the published tasks themselves, ask for
 `split="test", evaluate="validation"`: the held-out images then leave the training part.
+Every pool holds out a few more training images, its tasks' validation parts: what is decided while
+the tasks are learned rests on them, and what is reported does not.
 The official files themselves overlap a little: 10 of the 10,000 test images are pixel-equal to a
 training image. They stay, as in the published protocol.
 """
@@ -16,10 +18,10 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 from nsr_gym.datasets.cifar_files import read_cifar100
-from nsr_gym.datasets.image_pools import check_labels, evaluation, image_task
+from nsr_gym.datasets.image_pools import VAL_PER_CLASS, check_labels, evaluation, image_task
 from nsr_gym.datasets.image_tasks import ImageTransform
 from nsr_gym.datasets.manifests import CIFAR100_CLASSES, ClassOrder, class_order, train_order
-from nsr_gym.datasets.selecting import Selection, check_per_class
+from nsr_gym.datasets.selecting import Selection, check_per_class, check_val_per_class
 from nsr_gym.datasets.sources import Root, data_root, with_download
 from nsr_gym.errors import InvalidValueError
 from nsr_gym.tasks import Split, TaskPool, check_split
@@ -47,15 +49,16 @@ def cifar100_pool(
     std: Sequence[float] | None = None,
     train_per_class: int | None = None,
     test_per_class: int | None = None,
+    val_per_class: int = VAL_PER_CLASS,
     root: Root = None,
     download: bool = False,
 ) -> TaskPool:
     """Return the tasks of Split-CIFAR-100.
 
-    10 tasks have 5,000 training and 1,000 test images each. The tasks share the 180 MB of the
-    images' bytes; numbers are made when they are read (`ImageTask`). Tasks and their hashes are
-    the same for the official files and the accepted copy, since images are ordered by a hash of
-    their pixels.
+    10 tasks have 4,800 training, 200 validation and 1,000 test images each; with `val_per_class=0`
+    5,000, 0 and 1,000, as published. The tasks share the 180 MB of the images' bytes; numbers are
+    made when they are read (`ImageTask`). Tasks and their hashes are the same for the official
+    files and the accepted copy, since images are ordered by a hash of their pixels.
 
     Args:
         split: `"test"`: the published tasks of `order`. `"train"`: other groupings of the classes,
@@ -78,6 +81,8 @@ def cifar100_pool(
         std: divided by, per channel.
         train_per_class: at most so many training images of each class; None: all.
         test_per_class: the same for test images.
+        val_per_class: so many training images of each class are held out as the tasks' validation
+            parts, no more than half of the class; 0: tasks have none.
         root: where the data lies; None: `NSR_GYM_DATA`, else `~/.cache/nsr-gym-data`.
         download: whether to download missing official files through torchvision.
 
@@ -98,6 +103,7 @@ def cifar100_pool(
         raise InvalidValueError(f"Expected num_tasks as one of {NUM_TASKS}; got {num_tasks!r}.")
     check_per_class(train_per_class)
     check_per_class(test_per_class)
+    check_val_per_class(val_per_class)
     chosen = _orders(part, order, seed, grouping, groupings)
     transform = ImageTransform(
         size=size,
@@ -107,7 +113,9 @@ def cifar100_pool(
     folder = data_root(root)
     with_download(partial(_selections, folder), "cifar-100", folder, download)
     per_class = (train_per_class, test_per_class)
-    return _pool(folder, part, chosen, num_tasks, labels, judged, transform, per_class)
+    return _pool(
+        folder, part, chosen, num_tasks, labels, judged, transform, per_class, val_per_class
+    )
 
 
 def _orders(
@@ -143,6 +151,7 @@ def _pool(
     evaluate: str,
     transform: ImageTransform,
     per_class: tuple[int | None, int | None],
+    val_per_class: int,
 ) -> TaskPool:
     train, test = _selections(root)
     tasks = []
@@ -169,6 +178,7 @@ def _pool(
                     evaluate=evaluate,
                     validation=VALIDATION,
                     per_class=per_class,
+                    val_per_class=val_per_class,
                     definition=definition,
                 )
             )

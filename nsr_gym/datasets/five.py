@@ -24,7 +24,13 @@ from nsr_gym.datasets.image_files import (
     read_notmnist,
     read_svhn,
 )
-from nsr_gym.datasets.image_pools import Piece, check_labels, evaluation, image_task
+from nsr_gym.datasets.image_pools import (
+    VAL_PER_CLASS,
+    Piece,
+    check_labels,
+    evaluation,
+    image_task,
+)
 from nsr_gym.datasets.image_tasks import ImageTransform
 from nsr_gym.datasets.manifests import (
     FiveManifest,
@@ -33,7 +39,12 @@ from nsr_gym.datasets.manifests import (
     halves_grouping,
 )
 from nsr_gym.datasets.packed_files import read_offline_five
-from nsr_gym.datasets.selecting import Selection, check_per_class, deal_parts
+from nsr_gym.datasets.selecting import (
+    Selection,
+    check_per_class,
+    check_val_per_class,
+    deal_parts,
+)
 from nsr_gym.datasets.sources import LabelledImages, Root, data_root, with_download
 from nsr_gym.errors import InvalidValueError
 from nsr_gym.tasks import Split, TaskPool, check_split
@@ -58,8 +69,10 @@ def five_datasets_pool(
     labels: str = "task",
     evaluate: str | None = None,
     size: int | None = None,
+    normalise: bool = True,
     train_per_class: int | None = None,
     test_per_class: int | None = None,
+    val_per_class: int = VAL_PER_CLASS,
     root: Root = None,
     download: bool = False,
 ) -> TaskPool:
@@ -81,8 +94,12 @@ def five_datasets_pool(
         evaluate: as in `cifar100_pool`; the manifest says which share is held out.
         size: side of the images in pixels, reached by padding or bicubic resizing without a
             crop; None: the manifest's (224 with a crop, or 32).
+        normalise: whether values get the mean and std of a manifest that has some
+            (`"five_datasets/gpm"`). False leaves them in [0, 1], for networks that normalise by
+            themselves, as the frozen image backbones do.
         train_per_class: at most so many training images of each class; None: all.
         test_per_class: the same for test images.
+        val_per_class: as in `cifar100_pool`.
         root: where the data lies; None: `NSR_GYM_DATA`, else `~/.cache/nsr-gym-data`.
         download: whether to download missing official files through torchvision (notMNIST has
             no download there; the message says how to get it).
@@ -102,7 +119,8 @@ def five_datasets_pool(
     judged = evaluation(part, evaluate)
     check_per_class(train_per_class)
     check_per_class(test_per_class)
-    chosen = five_manifest(manifest)
+    check_val_per_class(val_per_class)
+    chosen = five_manifest(manifest, normalise=normalise)
     if part == "test" and grouping != 0:
         raise InvalidValueError("grouping goes with split 'train'; leave it out.")
     pairs = halves_grouping(grouping) if part == "train" else None
@@ -114,7 +132,8 @@ def five_datasets_pool(
             fetched = _READERS[name][0]
         with_download(partial(_parts, folder, chosen, name), fetched, folder, download)
     per_class = (train_per_class, test_per_class)
-    return _pool(folder, part, chosen.name, pairs, labels, judged, size, per_class)
+    named = (chosen.name, bool(chosen.normalise))
+    return _pool(folder, part, named, pairs, labels, judged, size, per_class, val_per_class)
 
 
 def _parts(root: Path, manifest: FiveManifest, name: str) -> tuple[Selection, Selection]:
@@ -168,14 +187,15 @@ def _transform(manifest: FiveManifest, name: str, side: int, size: int | None) -
 def _pool(
     root: Path,
     split: Split,
-    name: str,
+    named: tuple[str, bool],
     pairs: HalvesGrouping | None,
     labels: str,
     evaluate: str,
     size: int | None,
     per_class: tuple[int | None, int | None],
+    val_per_class: int,
 ) -> TaskPool:
-    manifest = five_manifest(name)
+    manifest = five_manifest(named[0], normalise=named[1])
     parts = [_parts(root, manifest, one) for one in manifest.datasets]
     whole = tuple(range(_WIDTH))
     # (name of the task, its halves or its one whole)
@@ -208,6 +228,7 @@ def _pool(
                 evaluate=evaluate,
                 validation=manifest.validation,
                 per_class=per_class,
+                val_per_class=val_per_class,
                 definition=definition,
             )
         )

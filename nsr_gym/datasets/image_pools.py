@@ -9,12 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsr_gym.datasets.image_tasks import ImagePart, ImageTask, ImageTransform, Segment
-from nsr_gym.datasets.selecting import Selection
+from nsr_gym.datasets.selecting import Part, Selection
 from nsr_gym.errors import InvalidValueError, unknown
 from nsr_gym.tasks import Split, TaskPool
 
 LABELS = ("task", "domain", "class")
 EVALUATIONS = ("test", "validation")
+VAL_PER_CLASS = 20
+"""Training images of each class that are held out to decide on, unless asked otherwise."""
+
+Labels = NDArray[np.int64]
 
 Piece = tuple[Selection, Selection, Sequence[int], ImageTransform]
 """Training part and test part of a data set, the classes taken of it, and their transform."""
@@ -62,6 +66,7 @@ def image_task(
     evaluate: str,
     validation: float,
     per_class: tuple[int | None, int | None],
+    val_per_class: int,
     definition: dict[str, Any],
 ) -> ImageTask:
     """Make a task of some classes of one or more data sets.
@@ -75,6 +80,8 @@ def image_task(
             `"validation"`: some training images are held out and are its test part.
         validation: share of each class's training images that is held out.
         per_class: at most so many training and test images of each class; None: all.
+        val_per_class: so many of each class's training images are held out beside those, and are
+            the task's validation part; no more than half of the class. 0: it has none.
         definition: of the task; what was loaded is added.
 
     Returns:
@@ -85,22 +92,28 @@ def image_task(
         InvalidValueError: numbers out of range.
     """
     target = np.asarray(outputs, dtype=np.int64)
-    made: list[tuple[ImagePart, NDArray[np.int64]]] = []
     held = evaluate == "validation"
     share = validation if held else 0.0
-    for side, count in enumerate(per_class):
+
+    def made(part: Part, count: int | None, *, official: bool) -> tuple[ImagePart, Labels]:
         segments, labels, offset = [], [], 0
         for train, test, classes, transform in pieces:
-            use_test = side == 1 and not held
-            part = test if use_test else train
-            index, place = part.of_classes(
-                classes, share=0.0 if use_test else share, held=side == 1 and held, per_class=count
+            side = test if official else train
+            index, place = side.of_classes(
+                classes,
+                part,
+                share=0.0 if official else share,
+                val=0 if official else val_per_class,
+                per_class=count,
             )
-            segments.append(Segment(part.images.x, index, transform))
+            segments.append(Segment(side.images.x, index, transform))
             labels.append(target[offset + place])
             offset += len(classes)
-        made.append((ImagePart(segments), np.concatenate(labels)))
-    (x_train, y_train), (x_test, y_test) = made
+        return ImagePart(segments), np.concatenate(labels)
+
+    x_train, y_train = made("train", per_class[0], official=False)
+    x_test, y_test = made("held" if held else "train", per_class[1], official=not held)
+    x_val, y_val = made("val", None, official=False) if val_per_class else (None, None)
     loaded = {
         **definition,
         "evaluated_on": evaluate,
@@ -113,12 +126,16 @@ def image_task(
             for train, test, *_ in pieces
         ],
     }
+    if x_val is not None:
+        loaded["val_images"] = len(x_val)
     return ImageTask(
         name=name,
         train=x_train,
         y_train=y_train,
         test=x_test,
         y_test=y_test,
+        val=x_val,
+        y_val=y_val,
         classes=head,
         definition=loaded,
     )
@@ -128,8 +145,8 @@ def loaded_counts(pool: TaskPool) -> dict[str, dict[str, int]]:
     """Return how many images each task of an image pool has, and how many files were unreadable.
 
     Returns:
-        Task name -> `"train"`, `"test"` (images of the task) and `"skipped"` (files of its data
-        sets that were left out).
+        Task name -> `"train"`, `"test"`, `"val"` (images of the task) and `"skipped"` (files of
+        its data sets that were left out).
     """
     counts = {}
     for task in pool:
@@ -137,6 +154,7 @@ def loaded_counts(pool: TaskPool) -> dict[str, dict[str, int]]:
         counts[task.name] = {
             "train": len(task.y_train),
             "test": len(task.y_test),
+            "val": 0 if task.y_val is None else len(task.y_val),
             "skipped": sum(part["skipped"] for part in parts),
         }
     return counts

@@ -120,7 +120,7 @@ class Segment:
 
 
 class ImagePart:
-    """The training or the test images of a task, n in all.
+    """The training, test or validation images of a task, n in all.
 
     Attributes:
         segments: one per data set that the images come from, one after another.
@@ -188,18 +188,20 @@ class ImagePart:
 class ImageTask(Task):
     """A task whose images stay bytes until they are read.
 
-    `x_train` and `x_test` are made anew each time they are asked for (float32, read-only): hold
-    on to what you read, or read pieces through `train` and `test`. Two tasks have the same
+    `x_train`, `x_test` and `x_val` are made anew each time they are asked for (float32,
+    read-only): hold on to what you read, or read pieces through the parts. Two tasks have the same
     `content_hash` where bytes, labels, classes and transforms are the same; it says nothing about
     a plain `Task` with the same numbers, since hashing those would mean making them all.
 
     Attributes:
         train: the training images.
         test: the test images.
+        val: the validation images; None: there are none.
     """
 
     train: ImagePart
     test: ImagePart
+    val: ImagePart | None
 
     def __init__(
         self,
@@ -210,26 +212,34 @@ class ImageTask(Task):
         test: ImagePart,
         y_test: NDArray[np.int64],
         classes: Sequence[int],
+        val: ImagePart | None = None,
+        y_val: NDArray[np.int64] | None = None,
         definition: Mapping[str, Any] | None = None,
     ) -> None:
         """Make the task; arguments are as in `Task`, images as parts.
 
         Raises:
-            DataError: labels that do not fit the images or the classes, or images of the two
-                parts that differ in size.
+            DataError: labels that do not fit the images or the classes, images of two parts that
+                differ in size, or a validation part without images or labels.
         """
         labels = tuple(as_integer(c) for c in classes)
-        for part, images, y in (("train", train, y_train), ("test", test, y_test)):
+        given = [("train", train, y_train), ("test", test, y_test)]
+        if val is not None and y_val is not None:
+            given.append(("val", val, y_val))
+        elif val is not None or y_val is not None:
+            raise DataError(f"Task {name!r}: expected val and y_val together; got one of them.")
+        for part, images, y in given:
             if y.shape != (len(images),) or y.min() < 0 or y.max() >= len(labels):
                 raise DataError(
                     f"Task {name!r}: expected {len(images)} labels in 0..{len(labels) - 1} for "
                     f"the {part} images; got {y.shape}, {y.min()}..{y.max()}."
                 )
             y.flags.writeable = False
-        if train.shape[1:] != test.shape[1:] or len(set(labels)) != len(labels):
+        shapes = [images.shape[1:] for _, images, _ in given]
+        if len(set(shapes)) != 1 or len(set(labels)) != len(labels):
             raise DataError(
                 f"Task {name!r}: expected distinct classes and images of one size; got "
-                f"{labels}, {train.shape[1:]} and {test.shape[1:]}."
+                f"{labels} and {shapes}."
             )
         values = {
             "name": name,
@@ -237,6 +247,8 @@ class ImageTask(Task):
             "test": test,
             "y_train": y_train,
             "y_test": y_test,
+            "val": val,
+            "y_val": y_val,
             "classes": labels,
             "definition": dict(definition or {}),
         }
@@ -246,9 +258,16 @@ class ImageTask(Task):
     def __setstate__(self, state: dict[str, Any]) -> None:
         # As in `Task`, without making the numbers.
         self.__dict__.update(state)
-        self.y_train.flags.writeable = self.y_test.flags.writeable = False
-        for segment in (*self.train.segments, *self.test.segments):
-            segment.images.flags.writeable = False
+        for images, y in self._given():
+            y.flags.writeable = False
+            for segment in images.segments:
+                segment.images.flags.writeable = False
+
+    def _given(self) -> list[tuple[ImagePart, NDArray[np.int64]]]:
+        given = [(self.train, self.y_train), (self.test, self.y_test)]
+        if self.val is not None and self.y_val is not None:
+            given.append((self.val, self.y_val))
+        return given
 
     @property
     def x_train(self) -> NDArray[np.float32]:
@@ -261,6 +280,11 @@ class ImageTask(Task):
         return self.test.read()
 
     @property
+    def x_val(self) -> NDArray[np.float32] | None:
+        """(v, 3, S, S) float32, made anew; None: there is no validation part."""
+        return None if self.val is None else self.val.read()
+
+    @property
     def input_shape(self) -> tuple[int, ...]:
         """(3, S, S)."""
         return self.train.shape[1:]
@@ -269,7 +293,7 @@ class ImageTask(Task):
     def content_hash(self) -> str:
         """Sha256 (hex) over bytes, labels, classes and transforms."""
         digest = hashlib.sha256(repr(self.classes).encode())
-        for part, y in ((self.train, self.y_train), (self.test, self.y_test)):
-            digest.update(f"|{part.digest}|".encode())
+        for images, y in self._given():
+            digest.update(f"|{images.digest}|".encode())
             digest.update(y.astype("<i8").data)
         return digest.hexdigest()

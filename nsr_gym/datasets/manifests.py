@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from typing import Any, TypeVar
@@ -165,16 +165,28 @@ def five_manifests() -> dict[str, FiveManifest]:
     return dict(_five()[0])
 
 
-def five_manifest(name: str) -> FiveManifest:
+def five_manifest(name: str, *, normalise: bool = True) -> FiveManifest:
     """Return a composition of five data sets.
+
+    Args:
+        name: of `five_manifests`.
+        normalise: whether its mean and std are kept; without them all else stays what it is, and
+            `source` says that they are left out.
 
     Raises:
         UnknownNameError: no such manifest.
+        InvalidValueError: `normalise` is no bool.
     """
     manifests = _five()[0]
     if name not in manifests:
         raise unknown("manifest of five data sets", name, manifests)
-    return manifests[name]
+    if not isinstance(normalise, bool):
+        raise InvalidValueError(f"Expected normalise to be True or False; got {normalise!r}.")
+    found = manifests[name]
+    if normalise or not found.normalise:
+        return found
+    source = f"{found.source}; mean and std are left out, so that values are in [0, 1]"
+    return replace(found, source=source, normalise={})
 
 
 def halves_grouping(grouping: int) -> HalvesGrouping:

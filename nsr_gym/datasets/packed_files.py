@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import zipfile
 import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +23,7 @@ from nsr_gym.datasets.sources import (
     read_file,
     variant_of,
 )
-from nsr_gym.errors import DataError
+from nsr_gym.errors import DataError, FileFormatError
 
 OFFLINE_FIVE = ("gtsrb10", "mnist", "cifar10", "notmnist", "fashion_mnist")
 """The sets in `five_datasets_small.npz`; GTSRB stands in for SVHN."""
@@ -29,6 +32,38 @@ FIVE_SMALL = {
     "31e3a3fe96444bd73dc74ca4357a732c899ff73eac44a050cea51bb64c974e20": "five_datasets_small"
 }
 """Sha256 of that file -> variant."""
+
+_PARTS = ("train", "test")
+_ARRAYS = ("x_train", "y_train", "x_val", "y_val")
+_FIVE, _TINY = "five_datasets_small", "tiny-imagenet-32"
+_DAMAGED = (
+    OSError, EOFError, LookupError, TypeError, ValueError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+"""What NumPy raises on a file that is cut, foreign, or holds pickled objects."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ImageSet:
+    """Labelled images of two parts.
+
+    Attributes:
+        x_train: (n, H, W, 3) uint8.
+        y_train: (n,) int64, from 0.
+        x_val: (m, H, W, 3) uint8.
+        y_val: (m,) int64.
+        sha256: over the values of all four.
+    """
+
+    x_train: NDArray[np.uint8]
+    y_train: NDArray[np.int64]
+    x_val: NDArray[np.uint8]
+    y_val: NDArray[np.int64]
+    sha256: str
+
+    @property
+    def classes(self) -> int:
+        """One more than the largest label."""
+        return int(self.y_train.max()) + 1
 
 
 def read_offline_five(root: Path, name: str) -> dict[str, LabelledImages]:
@@ -51,7 +86,11 @@ def read_offline_five(root: Path, name: str) -> dict[str, LabelledImages]:
     data = read_file(path, _FIVE, root, "a .npz file of five small data sets")
     variant = variant_of(data, FIVE_SMALL, path, _FIVE, root, by="sha256")
     wanted = [f"{name}_{k}_{part}" for part in _PARTS for k in "xy"]
-    arrays = _load(root, path, _FIVE, wanted, data)
+    try:
+        arrays = _load(io.BytesIO(data), wanted)
+    except _DAMAGED as error:
+        problem = f"expected arrays {', '.join(wanted)} ({error})"
+        raise damaged(path, _FIVE, root, problem) from error
     parts = {}
     for part in _PARTS:
         x, y = arrays[f"{name}_x_{part}"], arrays[f"{name}_y_{part}"]
@@ -78,34 +117,86 @@ def tiny_imagenet_32(root: Root = None) -> dict[str, LabelledImages]:
     """
     folder = data_root(root)
     path = folder / f"{_TINY}.npz"
-    names = [f"{k}_{p}" for p in ("train", "val") for k in "xy"]
-    arrays = _load(folder, path, _TINY, names)
+    try:
+        found = read_images(path)
+    except FileFormatError as error:
+        if not path.exists():
+            raise missing(path, _TINY, folder, "a .npz file of arrays") from error
+        raise damaged(path, _TINY, folder, str(error)) from error
+    parts = {"train": (found.x_train, found.y_train), "val": (found.x_val, found.y_val)}
     return {
-        part: LabelledImages(
-            np.ascontiguousarray(arrays[f"x_{part}"].transpose(0, 3, 1, 2)),
-            arrays[f"y_{part}"].astype(np.int64),
-            _TINY,
-        )
-        for part in ("train", "val")
+        part: LabelledImages(np.ascontiguousarray(x.transpose(0, 3, 1, 2)), y, _TINY)
+        for part, (x, y) in parts.items()
     }
 
 
-_PARTS = ("train", "test")
-_FIVE, _TINY = "five_datasets_small", "tiny-imagenet-32"
+def read_images(path: Path) -> ImageSet:
+    """Read a file of arrays `x_train`, `y_train`, `x_val`, `y_val`, as NumPy's `savez` writes it.
 
+    Args:
+        path: such as `tiny-imagenet-32.npz`. Nothing in it is unpickled.
 
-def _load(
-    root: Path, path: Path, name: str, wanted: list[str], data: bytes | None = None
-) -> dict[str, NDArray[Any]]:
-    # The zip's own checksums guard every array; pickled objects are refused.
+    Raises:
+        FileFormatError: there is no such file, or it is none of arrays.
+        DataError: arrays are missing or do not fit each other, or the file may not be read.
+    """
     try:
-        # Opened here: NumPy leaves a file that is no zip open.
-        with path.open("rb") if data is None else io.BytesIO(data) as stream:
-            file = np.load(stream, allow_pickle=False)
-            return {key: file[key] for key in wanted}
+        with path.open("rb") as stream:
+            arrays = _load(stream, _ARRAYS)
     except FileNotFoundError as error:
-        raise missing(path, name, root, "a .npz file of arrays") from error
+        raise FileFormatError(
+            f"Expected an .npz file of images at {path}; there is none. Say where it lies with "
+            "`--data FILE`."
+        ) from error
     except PermissionError as error:
         raise DataError(f"{path} cannot be read ({error}); mend its permissions.") from error
-    except (OSError, EOFError, LookupError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise damaged(path, name, root, f"expected arrays {', '.join(wanted)} ({error})") from error
+    except _Lacking as error:
+        raise DataError(f"Expected the arrays {', '.join(_ARRAYS)} in {path}; {error}.") from error
+    except _DAMAGED as error:
+        raise FileFormatError(
+            f"Expected an .npz file of the arrays {', '.join(_ARRAYS)} in {path}; it cannot be "
+            f"read ({error}). Make or fetch it again."
+        ) from error
+    digest = hashlib.sha256()
+    for name in _ARRAYS:
+        _check(path, name, arrays)
+        digest.update(f"{name}{arrays[name].shape}".encode())
+        digest.update(np.ascontiguousarray(arrays[name]).data)
+    return ImageSet(**arrays, sha256=digest.hexdigest())
+
+
+def _check(path: Path, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+    array = arrays[name]
+    if name.startswith("x"):
+        side = arrays["x_train"].shape[1:2]
+        if array.dtype != np.uint8 or array.ndim != 4 or array.shape[1:] != (*side, *side, 3):
+            raise DataError(
+                f"Expected {name} in {path} as (n, side, side, 3) uint8, of one side in both "
+                f"parts; got {array.shape} {array.dtype}."
+            )
+        return
+    images = len(arrays["x" + name[1:]])
+    if array.dtype != np.int64 or array.shape != (images,) or not images:
+        raise DataError(
+            f"Expected {name} in {path} as one int64 label for each of its {images} images, at "
+            f"least one; got {array.shape} {array.dtype}."
+        )
+    top = int(arrays["y_train"].max())
+    if array.min() < 0 or array.max() > top:
+        raise DataError(f"Expected labels from 0 to {top} in {name} of {path}; others are there.")
+
+
+class _Lacking(LookupError):
+    """An array is not in the file."""
+
+
+def _load(stream: IO[bytes], wanted: Sequence[str]) -> dict[str, NDArray[Any]]:
+    # The zip's own checksums guard every array; pickled objects are refused. The caller opens the
+    # file: NumPy leaves one that is no zip open.
+    file = np.load(stream, allow_pickle=False)
+    if not isinstance(file, np.lib.npyio.NpzFile):
+        raise ValueError("one array instead of several")
+    for name in wanted:
+        if name not in file.files:
+            raise _Lacking(f"no {name}")
+    return {name: file[name] for name in wanted}

@@ -1,4 +1,4 @@
-"""Which images of a data set train, validate and are left out, and in which order they stand.
+"""Which images of a data set train, judge, decide and are left out, and in which order they stand.
 
 Everything follows from the sha256 of the images' pixels: it is the same on every machine and for
 every copy of the data, in whatever order the files have it.
@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,10 @@ from nsr_gym.errors import DataError, InvalidValueError
 
 Index = NDArray[np.int64]
 Keys = NDArray[np.uint64]
+Part = Literal["train", "held", "val"]
+"""Images to train on, images held out to judge on, and images held out to decide on."""
+
+_MISSING = {"train": "left to train on", "held": "held out", "val": "left to decide on"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,16 +42,21 @@ class Selection:
         raw = b"".join(hashlib.sha256(image.data).digest()[:16] for image in self.images.x)
         return np.frombuffer(raw, dtype=">u8").reshape(-1, 2).astype(np.uint64)
 
-    def of_class(self, label: int, share: float, held: bool) -> Index:
-        """Return the images of a class that are held out for validation, or the others.
+    def of_class(
+        self, label: int, part: Part = "train", *, share: float = 0.0, val: int = 0
+    ) -> Index:
+        """Return one part of the images of a class.
 
-        The images with the smallest first keys are held out. Equal images have equal keys, so
-        none of a class is on both sides. (CIFAR-100 has a few equal images under two labels.)
+        The images with the smallest first keys are held out to judge on, those with the largest
+        to decide on. Equal images have equal keys, so none of a class is in two parts. (CIFAR-100
+        has a few equal images under two labels.)
 
         Args:
             label: of the class.
-            share: of the class's images that are held out, in [0, 1).
-            held: whether to return those that are held out, or the others.
+            part: which images.
+            share: of the class's images that are held out to judge on, in [0, 1).
+            val: how many are held out to decide on, of those not held out to judge on; no more
+                than half of them, at least one. 0: none.
 
         Returns:
             (k,) positions, in the order of their second keys: the first few are a fair sample.
@@ -56,31 +66,38 @@ class Selection:
         """
         members = np.flatnonzero(self.images.y == label)
         first = self.keys[members, 0]
-        count = round(share * len(members))
+        held, decides = np.zeros((2, len(members)), dtype=bool)
         if share > 0 and len(members):
-            count = max(count, 1)
-            bound = np.partition(first, count - 1)[count - 1]
-            members = members[(first <= bound) == held]
-        elif held:
-            members = members[:0]
-        if not len(members):
-            which = "held out for validation" if held else "left to train on"
+            held = first <= np.sort(first)[max(round(share * len(members)), 1) - 1]
+        others = np.sort(first[~held])
+        if val > 0 and len(others):
+            decides = ~held & (first >= others[-max(min(val, len(others) // 2), 1)])
+        chosen = members[{"train": ~held & ~decides, "held": held, "val": decides}[part]]
+        if not len(chosen):
             raise DataError(
-                f"Class {label}: no image is {which} of {np.sum(self.images.y == label)} at a "
-                f"share of {share}; take another share or more data."
+                f"Class {label}: no image is {_MISSING[part]} of {len(members)}, with a share of "
+                f"{share} held out to judge on and {val} images to decide on; take other numbers "
+                "or more data."
             )
-        order: Index = members[np.argsort(self.keys[members, 1], kind="stable")]
+        order: Index = chosen[np.argsort(self.keys[chosen, 1], kind="stable")]
         return order
 
     def of_classes(
-        self, labels: Sequence[int], *, share: float, held: bool, per_class: int | None = None
+        self,
+        labels: Sequence[int],
+        part: Part = "train",
+        *,
+        share: float = 0.0,
+        val: int = 0,
+        per_class: int | None = None,
     ) -> tuple[Index, Index]:
         """Return images of some classes, mixed.
 
         Args:
             labels: the classes.
+            part: as in `of_class`.
             share: as in `of_class`.
-            held: as in `of_class`.
+            val: as in `of_class`.
             per_class: at most so many of each class; None: all.
 
         Returns:
@@ -92,7 +109,8 @@ class Selection:
             InvalidValueError: `per_class` is no whole number of at least 1.
         """
         check_per_class(per_class)
-        chosen = [self.of_class(label, share, held)[:per_class] for label in labels]
+        every = [self.of_class(label, part, share=share, val=val) for label in labels]
+        chosen = [index[:per_class] for index in every]
         index = np.concatenate(chosen)
         place = np.repeat(np.arange(len(labels), dtype=np.int64), [len(c) for c in chosen])
         order = np.argsort(self.keys[index, 1], kind="stable")
@@ -114,6 +132,18 @@ def check_per_class(count: int | None) -> None:
         )
 
 
+def check_val_per_class(count: int) -> None:
+    """Make sure that a number of validation images per class is a whole number.
+
+    Raises:
+        InvalidValueError: it is something else, or below 0.
+    """
+    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+        raise InvalidValueError(
+            f"Expected val_per_class as a whole number, 0 for no validation images; got {count!r}."
+        )
+
+
 def deal_parts(images: LabelledImages, share: float) -> tuple[LabelledImages, LabelledImages]:
     """Deal a data set without parts of its own to a training and a test part, by class.
 
@@ -127,8 +157,9 @@ def deal_parts(images: LabelledImages, share: float) -> tuple[LabelledImages, La
     whole = Selection(images)
     labels = np.unique(images.y).tolist()
     parts = []
-    for held in (False, True):
-        index = np.sort(np.concatenate([whole.of_class(c, share, held) for c in labels]))
-        skipped = 0 if held else images.skipped  # counted once
+    sides: tuple[Part, Part] = ("train", "held")
+    for side in sides:
+        index = np.sort(np.concatenate([whole.of_class(c, side, share=share) for c in labels]))
+        skipped = 0 if side == "held" else images.skipped  # counted once
         parts.append(LabelledImages(images.x[index], images.y[index], images.variant, skipped))
     return parts[0], parts[1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -41,10 +41,19 @@ FLOORS = (
 )
 """Width and lam are the best of (512, 2048) x (0.01, 0.1, 1, 10) on train-split streams of permuted
 digits with the final features."""
+IMAGE_FLOORS = (
+    Floor("class means", ClassMeans),
+    Floor("random projection + ridge", partial(RidgeClassifier, width=2048, lam=100.0)),
+)
+"""The same for image benchmarks; lam is the best of (0.1, 1, 10, 100, 1000) on a train-split stream
+of Split-CIFAR-100 with the shipped residual network, the task known (0.807 against 0.502 at 0.1;
+with one classifier for all 0.478 against at most 0.481)."""
 
 
-def measure_floors(data: TaskData, backbone: Backbone, tasks: Ints) -> pd.DataFrame:
-    """Fit and test the classifiers of `FLOORS` on the tasks of n streams.
+def measure_floors(
+    data: TaskData, backbone: Backbone, tasks: Ints, floors: Sequence[Floor] = FLOORS
+) -> pd.DataFrame:
+    """Fit and test classifiers on the tasks of n streams.
 
     All training images of a task are used, once each. With one classifier for all tasks, tasks
     come one after the other, in the order given; the result does not depend on it. The task is
@@ -54,6 +63,7 @@ def measure_floors(data: TaskData, backbone: Backbone, tasks: Ints) -> pd.DataFr
         data: the tasks, prepared for the backbone.
         backbone: the frozen network.
         tasks: (n, M) the tasks of each stream, as positions in the pool.
+        floors: the classifiers.
 
     Returns:
         A row for each stream, floor, kind of features and knowledge of the task: `stream`,
@@ -64,7 +74,7 @@ def measure_floors(data: TaskData, backbone: Backbone, tasks: Ints) -> pd.DataFr
     rows = []
     for kind in FEATURES:
         features = RouterFeatures(data, backbone, kind)
-        for floor in FLOORS:
+        for floor in floors:
             for answer, measure in ((ONE_FOR_ALL, _one_for_all), (TASK_KNOWN, _task_known)):
                 accuracy, size = measure(floor, features, data, backbone, tasks)
                 rows += [

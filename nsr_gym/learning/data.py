@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from torch.nn import functional
 
 from nsr_gym.backbones.base import Backbone, FrozenMap, Prefix
 from nsr_gym.datasets.image_tasks import ImageTask
-from nsr_gym.errors import InvalidValueError
+from nsr_gym.errors import InvalidValueError, StateError
 from nsr_gym.learning.prefixes import PiecewisePrefixes, Prefixes, Source, StackedPrefixes, source
 
 if TYPE_CHECKING:
@@ -50,8 +51,31 @@ class Images:
         return Images(tuple(part[rows] for part in self.prefix), self.labels[rows], valid)
 
 
+_PREFIX_BYTES = 1 << 27
+"""Of the prefixes of images that are evaluated at once; what a network makes of them on the way
+is a few times as large."""
+
+
+def pieces(images: Images) -> Iterator[Images]:
+    """Yield the images of every episode in pieces that are small enough to be evaluated at once.
+
+    Small data is one piece; a thousand images of ViT-B/16's size would be gigabytes.
+    """
+    n, k = images.labels.shape
+    numbers = sum(part[0, 0].numel() * part.element_size() for part in images.prefix)
+    size = max(1, _PREFIX_BYTES // max(1, n * numbers))
+    for first in range(0, k, size):
+        yield images if size >= k else images.part(slice(first, first + size))
+
+
+def frozen_features(backbone: Backbone, images: Images) -> Tensor:
+    """Return the features (n, k, feature_dim) that images have without an adapter."""
+    frozen = FrozenMap(backbone)
+    return torch.cat([backbone.forward(some.prefix, frozen) for some in pieces(images)], dim=1)
+
+
 class _Part:
-    """The training or the test images of every task, filled on first use."""
+    """One part of every task's images, filled on first use."""
 
     def __init__(self, sizes: list[int], prefixes: Prefixes, device: torch.device) -> None:
         self.sizes = np.array(sizes)
@@ -128,25 +152,44 @@ class TaskData:
         self.train_sizes = np.array([len(task.y_train) for task in pool.tasks])
         pieces = cache is not None or any(isinstance(task, ImageTask) for task in pool.tasks)
 
-        def part(sizes: list[int]) -> _Part:
+        def made(part: str) -> _Part:
+            sizes = [len(getattr(task, f"y_{part}")) for task in pool.tasks]
             kept: Prefixes = StackedPrefixes(backbone, len(sizes), max(sizes))
             if pieces:
                 kept = PiecewisePrefixes(backbone, len(sizes), cache=cache, dtype=prefix_dtype)
             return _Part(sizes, kept, backbone.device)
 
-        self._train = part([len(task.y_train) for task in pool.tasks])
-        self._test = part([len(task.y_test) for task in pool.tasks])
+        self._parts = {part: made(part) for part in pool.tasks[0].parts}
         self._filled = np.zeros(len(pool.tasks), dtype=bool)
 
     def train(self, tasks: Tensor, index: Tensor) -> Images:
         """Return training images by image index (n, k) and task, (n,) or (n, k)."""
         self.fill(tasks)
-        return self._train.some(tasks, index)
+        return self._parts["train"].some(tasks, index)
 
     def test(self, tasks: Tensor) -> Images:
         """Return all test images of tasks (n,)."""
         self.fill(tasks)
-        return self._test.all(tasks)
+        return self._parts["test"].all(tasks)
+
+    @property
+    def validated(self) -> bool:
+        """Whether the pool has validation images."""
+        return self.pool.validated
+
+    def validation(self, tasks: Tensor) -> Images:
+        """Return all validation images of tasks (n,).
+
+        Raises:
+            StateError: the pool has none.
+        """
+        if not self.validated:
+            raise StateError(
+                f"The pool {self.pool.name!r} has no validation images; ask `validated` first, or "
+                "give its tasks `x_val` and `y_val`."
+            )
+        self.fill(tasks)
+        return self._parts["val"].all(tasks)
 
     def fill(self, tasks: Tensor) -> None:
         """Prepare tasks (n,) now, so that threads find them ready.
@@ -162,11 +205,9 @@ class TaskData:
     @torch.no_grad()
     def _fill_one(self, task: int) -> None:
         whole, device = self.pool.tasks[task], self._backbone.device
-        for part, name, y in (
-            (self._train, "train", whole.y_train),
-            (self._test, "test", whole.y_test),
-        ):
-            part.fill(task, source(whole, name), torch.tensor(y, device=device))
+        for name, part in self._parts.items():
+            labels = torch.tensor(getattr(whole, f"y_{name}"), device=device)
+            part.fill(task, source(whole, name), labels)
 
     @torch.no_grad()
     def embed(self, images: Images) -> np.ndarray:
@@ -181,6 +222,6 @@ class TaskData:
         Returns:
             (n, feature_dim) float32 array of unit vectors.
         """
-        features = self._backbone.forward(images.prefix, FrozenMap(self._backbone))
+        features = frozen_features(self._backbone, images)
         mean = functional.normalize(features, dim=-1).mean(dim=1)
         return np.asarray(functional.normalize(mean, dim=-1).cpu().numpy())

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nsr_gym.backbones.base import Backbone, FrozenMap
-from nsr_gym.learning.data import Images, TaskData
+from nsr_gym.learning.data import Images, TaskData, frozen_features, pieces
 from nsr_gym.learning.site_maps import CapturingMap
 
 _LARGEST = 512
@@ -57,7 +57,7 @@ class RouterFeatures:
         if self._kind == "lower":
             return _pooled(images.prefix[0])
         if self._kind == "final":
-            return self._backbone.forward(images.prefix, FrozenMap(self._backbone))
+            return frozen_features(self._backbone, images)
         parts = zip(self._weights, self._layers(images), strict=True)
         return torch.cat(
             [weight * functional.normalize(part, dim=-1) for weight, part in parts], -1
@@ -73,10 +73,15 @@ class RouterFeatures:
     @torch.no_grad()
     def inputs(self, images: Images) -> Mapping[str, Tensor]:
         """Return what enters every site of the frozen backbone, site -> (n, k, d_in)."""
-        capture = CapturingMap(FrozenMap(self._backbone))
-        self._backbone.forward(images.prefix, capture)
-        n, k = images.labels.shape
-        return {site: _pooled(x.view(n, k, -1, x.shape[-1])) for site, x in capture.inputs.items()}
+        n, found = len(images.labels), []
+        for some in pieces(images):
+            capture = CapturingMap(FrozenMap(self._backbone))
+            self._backbone.forward(some.prefix, capture)
+            k = some.labels.shape[1]
+            found.append(
+                {site: _pooled(x.view(n, k, -1, x.shape[-1])) for site, x in capture.inputs.items()}
+            )
+        return {site: torch.cat([part[site] for part in found], dim=1) for site in found[0]}
 
     def _images(self, task: int) -> Images:
         device = self._backbone.device
@@ -85,7 +90,7 @@ class RouterFeatures:
         )
 
     def _layers(self, images: Images) -> list[Tensor]:
-        final = self._backbone.forward(images.prefix, FrozenMap(self._backbone))
+        final = frozen_features(self._backbone, images)
         return [*self.inputs(images).values(), final]
 
 

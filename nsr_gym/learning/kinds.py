@@ -11,6 +11,7 @@ from nsr_gym.errors import unknown
 if TYPE_CHECKING:
     from nsr_gym.backbones.base import Backbone
     from nsr_gym.learning.learner import LearnerConfig, LoRALearner
+    from nsr_gym.learning.run import Run
 
 LEARNERS: Mapping[str, str] = {
     "lora": "learner:LoRALearner",
@@ -51,6 +52,7 @@ def make_learner(
     config: LearnerConfig,
     *,
     modifiers: Mapping[str, Mapping[str, Any]] | None = None,
+    front: Mapping[str, tuple[type[Run], Mapping[str, Any]]] | None = None,
     options: Mapping[str, Any] | None = None,
     **sizes: Any,
 ) -> LoRALearner:
@@ -61,6 +63,7 @@ def make_learner(
         backbone: the frozen network.
         config: how a visit trains.
         modifiers: name of `MODIFIERS` -> its options; the first stands in front.
+        front: name -> (run, its options), in front of all modifiers.
         options: of the learner.
         **sizes: `num_episodes`, `num_tasks`, `max_rank`, `num_classes` of the learner's
             constructor.
@@ -69,7 +72,7 @@ def make_learner(
         UnknownNameError: a learner, a modifier or an option that does not exist.
         InvalidValueError: an option out of range.
     """
-    chosen = {}
+    chosen: dict[str, tuple[type[Run], Mapping[str, Any]]] = dict(front or {})
     for modifier, values in (modifiers or {}).items():
         kind = _load("modifier", modifier, MODIFIERS)
         for option in values:

@@ -260,7 +260,9 @@ class LoRALearner(Measuring):
         target = torch.zeros(shape, device=images.labels.device)
         target.scatter_(0, images.labels[None], 1.0)
         if teacher is not None and pull is not None:
-            logits = torch.cat([self.logits(images[rows], site_map) for rows, site_map in teacher])
+            logits = torch.cat(
+                [self.logits_in_pieces(images[rows], each) for rows, each in teacher]
+            )
             target.addcmul_(_softmax(_lead(logits), self.config.temperature), pull)
         return target
 

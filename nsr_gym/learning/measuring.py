@@ -13,14 +13,11 @@ from torch.nn import functional
 
 from nsr_gym.backbones.base import Backbone, FrozenMap, SiteMap
 from nsr_gym.learning.adapters import Adapters, Deltas
-from nsr_gym.learning.data import Images
+from nsr_gym.learning.data import Images, pieces
 from nsr_gym.learning.site_maps import HeadedMap, MergedMap, OffsetMap, apply_heads
 
 _CPU_BLOCK = 2048
 """Images that are evaluated at once on a CPU."""
-_PREFIX_BYTES = 1 << 27
-"""Of the prefixes of images that are evaluated at once; what a network makes of them on the way
-is a few times as large."""
 
 
 class Measuring:
@@ -38,6 +35,10 @@ class Measuring:
         features = self.backbone.forward(images.prefix, site_map)
         head = site_map.head if isinstance(site_map, HeadedMap) else self.backbone.head
         return head(features)
+
+    def logits_in_pieces(self, images: Images, site_map: SiteMap) -> Tensor:
+        """Return the same, of images that may be too many to be evaluated at once."""
+        return torch.cat([self.logits(part, site_map) for part in pieces(images)], dim=1)
 
     def answers(
         self, images: Images, site_map: SiteMap, rows: NDArray[Any] | None = None
@@ -67,7 +68,7 @@ class Measuring:
         found = []
         for part, site_map in self.maps(adapters, base, *images.labels.shape):
             whole = images[part]
-            logits = torch.cat([self.logits(some, site_map) for some in pieces(whole)], 1)
+            logits = self.logits_in_pieces(whole, site_map)
             losses = functional.cross_entropy(logits.movedim(-1, 1), whole.labels, reduction="none")
             found.append(mean(losses, whole.valid))
         return torch.cat(found)
@@ -96,18 +97,6 @@ class Measuring:
         if adapters is not None and adapters.head is not None:
             site_map = HeadedMap(site_map, partial(apply_heads, heads=adapters.head))
         return site_map
-
-
-def pieces(images: Images) -> Iterator[Images]:
-    """Yield the images of every episode in pieces that are small enough to be evaluated at once.
-
-    Small data is one piece; a thousand images of ViT-B/16's size would be gigabytes.
-    """
-    n, k = images.labels.shape
-    numbers = sum(part[0, 0].numel() * part.element_size() for part in images.prefix)
-    size = max(1, _PREFIX_BYTES // max(1, n * numbers))
-    for first in range(0, k, size):
-        yield images if size >= k else images.part(slice(first, first + size))
 
 
 def mean(values: Tensor, valid: Tensor | None) -> Tensor:

@@ -33,7 +33,7 @@ open, so pieces must not be small: 250,000 images of ViT-B/16's size are some hu
 
 @dataclass(frozen=True)
 class Source:
-    """The training or the test images of a task, whose numbers may have to be made.
+    """One part of a task's images, whose numbers may have to be made.
 
     Attributes:
         size: n, images.
@@ -47,12 +47,12 @@ class Source:
 
 
 def source(task: Task, part: str) -> Source:
-    """Return the `"train"` or `"test"` images of a task."""
-    size = len(task.y_train if part == "train" else task.y_test)
+    """Return the `"train"`, `"test"` or `"val"` images of a task."""
+    size = len(getattr(task, f"y_{part}"))
     images = getattr(task, part, None)
     if images is not None:  # an `ImageTask` makes numbers only of what is read
         return Source(size, images.read, lambda: str(images.digest))
-    x = task.x_train if part == "train" else task.x_test
+    x = getattr(task, f"x_{part}")
     return Source(size, lambda start, stop: x[start:stop], lambda: f"{task.content_hash}/{part}")
 
 
@@ -166,7 +166,7 @@ class PiecewisePrefixes:
                 data=images.digest(),
                 backbone=self._backbone.fingerprint,
                 preprocessing={
-                    "what": "prefix",
+                    "what": "prefix, second layout",
                     "part": part,
                     "sites": [site.name for site in self._backbone.sites],
                     "images": [start, stop],

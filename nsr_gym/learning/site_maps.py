@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nsr_gym.backbones.base import Backbone, FrozenMap, SiteMap
+from nsr_gym.backbones.patches import Patches
 from nsr_gym.learning.adapters import Deltas, Factors, Heads
 
 
@@ -25,13 +26,16 @@ class FactoredMap:
         self._backbone = backbone
         self._leaves = leaves
 
-    def __call__(self, site: str, x: Tensor, frozen: Tensor | None = None) -> Tensor:
+    def __call__(self, site: str, x: Tensor | Patches, frozen: Tensor | None = None) -> Tensor:
         """Return the adapted output for x (n, ..., d_in), episode by episode."""
         weight, bias = self._backbone.weight(site)
-        y = _AdaptedLinear.apply(  # type: ignore[no-untyped-call]
-            x, frozen, weight, bias, *self._leaves[site]
-        )
-        return cast(Tensor, y)
+        known = frozen, weight, bias, *self._leaves[site]
+        if isinstance(x, Patches):
+            rows = _AdaptedConvolution.apply(  # type: ignore[no-untyped-call]
+                x.maps, x.size, x.stride, *known
+            )
+            return cast(Tensor, rows.view(*x.shape[:-1], -1))
+        return cast(Tensor, _AdaptedLinear.apply(x, *known))  # type: ignore[no-untyped-call]
 
 
 class _AdaptedLinear(torch.autograd.Function):
@@ -79,6 +83,44 @@ class _AdaptedLinear(torch.autograd.Function):
         return grad_x, None, None, None, grad_up, torch.bmm(grad_low.mT, _rows(x))
 
 
+class _AdaptedConvolution(torch.autograd.Function):
+    """The same for convolutions, whose patches are never laid out (see `Patches.project`).
+
+    The result is (n, k positions, d_out): views of it are the caller's, who may overwrite it.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        maps: Tensor,
+        size: int,
+        stride: int,
+        frozen: Tensor | None,
+        weight: Tensor,
+        bias: Tensor | None,
+        up_t: Tensor,
+        down: Tensor,
+    ) -> Tensor:
+        patches = Patches(maps, size, stride)
+        low = patches.project(down)
+        ctx.save_for_backward(maps, weight, up_t, down, low)
+        ctx.size, ctx.stride = size, stride
+        y = patches.convolved(weight, bias) if frozen is None else frozen
+        return torch.baddbmm(_rows(y), low, up_t)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | int | None, ...]:
+        (grad,) = grads
+        maps, weight, up_t, down, low = ctx.saved_tensors
+        patches, rows = Patches(maps, ctx.size, ctx.stride), grad.contiguous()
+        on_down, on_maps = patches.gradients(
+            torch.bmm(rows, up_t.mT.contiguous()), down, of_maps=ctx.needs_input_grad[0]
+        )
+        if on_maps is not None:
+            on_maps += patches.backward(rows, weight)
+        return on_maps, None, None, None, None, None, torch.bmm(low.mT, rows), on_down
+
+
 class OffsetMap:
     """Adds fixed dense updates, one for each episode, to what another map applies."""
 
@@ -86,7 +128,7 @@ class OffsetMap:
         """Take the map and the updates, site name -> (n, d_out, d_in)."""
         self._inner, self._deltas = inner, deltas
 
-    def __call__(self, site: str, x: Tensor, frozen: Tensor | None = None) -> Tensor:
+    def __call__(self, site: str, x: Tensor | Patches, frozen: Tensor | None = None) -> Tensor:
         """Return the adapted output for x (n, ..., d_in), episode by episode."""
         y = self._inner(site, x, frozen)
         return y + torch.bmm(_rows(x), self._deltas[site].mT).view_as(y)
@@ -99,7 +141,7 @@ class HeadedMap:
         """Take the map, and what gives logits (n, k, C) for features (n, k, feature_dim)."""
         self._inner, self.head = inner, head
 
-    def __call__(self, site: str, x: Tensor, frozen: Tensor | None = None) -> Tensor:
+    def __call__(self, site: str, x: Tensor | Patches, frozen: Tensor | None = None) -> Tensor:
         """Return the inner map's output for x."""
         return self._inner(site, x, frozen)
 
@@ -118,9 +160,11 @@ class CapturingMap:
         self._inner = inner
         self.inputs: dict[str, Tensor] = {}
 
-    def __call__(self, site: str, x: Tensor, frozen: Tensor | None = None) -> Tensor:
+    def __call__(self, site: str, x: Tensor | Patches, frozen: Tensor | None = None) -> Tensor:
         """Return the inner map's output for x (n, ..., d_in), and keep x as (n, k, d_in)."""
-        self.inputs[site] = _rows(x).clone()  # the network may overwrite it
+        rows = _rows(x)
+        # The network may overwrite what is not a copy already.
+        self.inputs[site] = rows if isinstance(x, Patches) else rows.clone()
         return self._inner(site, x, frozen)
 
 
@@ -142,19 +186,21 @@ class MixedMap:
         self._frozen, self._entries = FrozenMap(backbone), entries
         self._weights = weights
 
-    def __call__(self, site: str, x: Tensor, frozen: Tensor | None = None) -> Tensor:
+    def __call__(self, site: str, x: Tensor | Patches, frozen: Tensor | None = None) -> Tensor:
         """Return the adapted output for x (n, k, ..., d_in), image by image."""
         up, down = self._entries[site]
         n, k, entries, rank = *x.shape[:2], *up.shape[1:4:2]
         low = torch.bmm(_rows(x), down.flatten(1, 2).mT)
-        low = low.view(n, k, -1, entries, rank) * self._weights.to(x.dtype)[:, :, None, :, None]
+        low = low.view(n, k, -1, entries, rank) * self._weights.to(low.dtype)[:, :, None, :, None]
         y = self._frozen(site, x, frozen)
         blend = torch.bmm(low.view(n, -1, entries * rank), up.transpose(2, 3).flatten(1, 2))
         return y + blend.view_as(y)
 
 
-def _rows(x: Tensor) -> Tensor:
-    """View (n, ..., d) as (n, k, d)."""
+def _rows(x: Tensor | Patches) -> Tensor:
+    """View (n, ..., d) as (n, k, d); patches are laid out."""
+    if isinstance(x, Patches):
+        x = x.tensor()
     return x if x.ndim == 3 else x.reshape(x.shape[0], -1, x.shape[-1])
 
 
@@ -172,9 +218,12 @@ class MergedMap:
         self._factors = factors
         self._merged: dict[str, Tensor] = {}
 
-    def __call__(self, site: str, x: Tensor, frozen: Tensor | None = None) -> Tensor:
+    def __call__(self, site: str, x: Tensor | Patches, frozen: Tensor | None = None) -> Tensor:
         """Return the adapted output for x (n, ..., d_in), episode by episode."""
         up, down = self._factors[site]
+        if isinstance(x, Patches):
+            y = x.convolved(*self._backbone.weight(site)) if frozen is None else frozen
+            return torch.baddbmm(_rows(y), x.project(down), up.mT.contiguous()).view_as(y)
         if frozen is not None:
             low = torch.bmm(_rows(x), down.mT.contiguous())
             return torch.baddbmm(_rows(frozen), low, up.mT.contiguous()).view_as(frozen)

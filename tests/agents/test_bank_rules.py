@@ -114,6 +114,39 @@ def test_the_byte_budget_is_read_from_the_entries_in_view(
     assert action(agent, **given) == [0, FULL, UPDATE if more else DISCARD]
 
 
+@pytest.mark.parametrize("entries", [1, 2, 3])
+@pytest.mark.parametrize("more", [0, 1])
+@pytest.mark.parametrize("bank", ["shared_basis", "flattened_basis", "meta"])
+def test_what_entries_share_is_paid_once(
+    bank: str, entries: int, more: int, make_env: Make
+) -> None:
+    env = make_env(bank=bank)
+    size = entry_size(env, R)
+    shared = sum(int(n) for n in env.engine.memory.bank.store.shared_bytes(np.array(1)).values())
+    assert shared > 0
+    used = shared + size * entries
+    agent = make_agent("trial-loss-pin", env)
+    given = {"stored": [R] * entries, "budget_left": 1 - used / (used + size * more)}
+    assert action(agent, **given) == [0, FULL, UPDATE if more else DISCARD]
+
+
+def test_a_pinned_bank_with_a_shared_basis_fills_its_byte_budget(make_env: Make) -> None:
+    given = {"num_tasks": 4, "cycles": 1, "learning_steps": 1, "bank": "shared_basis"}
+    env = environment(make_env, "oracle-pin", **given)
+    store = env.engine.memory.bank.store
+    shared = sum(int(n) for n in store.shared_bytes(np.array(1)).values())
+    budget = shared + 3 * entry_size(env, R)  # room for three of the four tasks
+    env = environment(make_env, "oracle-pin", capacity_bytes=budget, **given)
+    agent, kept = make_agent("oracle-pin", env), []
+    observation, _ = env.reset(seed=0)
+    for _ in range(4):
+        chosen, _ = agent.predict(observation)
+        observation, *_, info = env.step(chosen)
+        assert not info["projected"]
+        kept.append(int(env.engine.memory.bank.count(np.array([0]))[0]))
+    assert kept == [1, 2, 3, 3]
+
+
 @pytest.mark.parametrize("name", ["similarity-pin", "trial-loss-pin", "oracle-pin"])
 @pytest.mark.parametrize("limit", [{"capacity": 2}, {"capacity_bytes": 50_000}], ids=str)
 def test_a_pinned_bank_keeps_the_first_tasks_for_good(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,16 +16,18 @@ import numpy as np
 import pytest
 import torch
 from image_samples import frozen_features
+from rich.console import Console
 from safetensors.torch import load_file
 
-from nsr_gym import cli
+from nsr_gym import cli, cli_pretrain, cli_shared
 from nsr_gym.backbones import image_models, pretrain_images
 from nsr_gym.backbones.entrance import Entrance
-from nsr_gym.backbones.image_data import ImageSet, batches, channels, read_images
+from nsr_gym.backbones.image_data import batches, channels
 from nsr_gym.backbones.image_models import ResNetPlan, ViTPlan
 from nsr_gym.backbones.image_recipes import RECIPES, ImageRecipe
 from nsr_gym.backbones.pretrain_images import image_accuracy
 from nsr_gym.backbones.shipped import image_backbone, image_card
+from nsr_gym.datasets.packed_files import ImageSet, read_images
 from nsr_gym.errors import (
     DataError,
     FileFormatError,
@@ -358,6 +362,55 @@ def test_the_command_trains_and_says_what_came_of_it(
     assert (card["data"], card["recipe"]) == ("three.npz", "cpu")
     assert "1 threads" in card["machine"]
     assert str(tmp_path) not in json.dumps(card)
+
+
+def test_every_epoch_is_reported_once_it_is_kept(data: ImageSet, tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    figures: list[dict[str, float]] = []
+
+    def report(epoch: int, total: int, of: Any) -> None:
+        told.append((epoch, total))
+        figures.append(dict(of))
+        if epoch == 2:
+            raise _Stop
+
+    with pytest.raises(_Stop):
+        pretrain("vit-small-32", data, tmp_path, report=report)
+    # The second epoch was kept before it was told, so that the third comes next.
+    card = pretrain("vit-small-32", data, tmp_path, report=report)
+    assert told == [(1, 3), (2, 3), (3, 3)]
+    seconds = [of.pop("seconds") for of in figures]
+    assert figures == card["history"]
+    assert min(seconds) > 0
+    assert card["seconds"] == round(sum(seconds))
+
+
+def test_piped_output_gets_a_line_for_every_epoch_and_a_terminal_a_bar(
+    file: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "resnet-small-32"
+    monkeypatch.setattr(pretrain_images, "PLANS", PLANS)
+    monkeypatch.setattr(pretrain_images, "RECIPES", {name: {"cpu": RECIPE}})
+    status, text = call(name, "--data", file, "--output", tmp_path / "piped", "--threads", "1")
+    assert status == 0, text
+    number = r"(\d\.\d{3})"
+    line = rf"{name}: epoch (\d) of 3, loss {number}, validation accuracy {number}, \d+ s"
+    found = re.findall(line, text)
+    history = image_card(name, folder=tmp_path / "piped")["history"]
+    assert [int(epoch) for epoch, *_ in found] == [1, 2, 3]
+    np.testing.assert_allclose(
+        np.array(found, dtype=float)[:, 1:],
+        [[of["loss"], of["val_accuracy"]] for of in history],
+        atol=6e-4,
+    )
+    screen = Console(file=io.StringIO(), force_terminal=True, width=120)
+    for module in (cli_pretrain, cli_shared):
+        monkeypatch.setattr(module, "errors", screen)
+    status, text = call(name, "--data", file, "--output", tmp_path / "seen", "--threads", "1")
+    assert status == 0, text
+    assert isinstance(screen.file, io.StringIO)
+    assert "epoch 1 of 3" not in text + screen.file.getvalue()
+    assert "18/18" in screen.file.getvalue()
 
 
 @pytest.mark.parametrize(

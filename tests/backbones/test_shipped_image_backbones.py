@@ -10,11 +10,11 @@ import pytest
 import torch
 from image_samples import frozen_features
 
-from nsr_gym.backbones.image_data import read_images
 from nsr_gym.backbones.image_models import PLANS
 from nsr_gym.backbones.image_recipes import RECIPES
 from nsr_gym.backbones.pretrain_images import image_accuracy
 from nsr_gym.backbones.shipped import image_backbone, image_card
+from nsr_gym.datasets.packed_files import read_images
 
 WEIGHTS = Path(str(resources.files("nsr_gym.backbones") / "weights"))
 SHIPPED = [name for name in PLANS if (WEIGHTS / f"{name}.safetensors").exists()]

@@ -40,16 +40,16 @@ def images_of(pool: TaskPool, part: str) -> Counter[str]:
 def test_tasks_are_the_data_sets_in_the_order_of_the_manifest(
     official_root: Path, manifest: str, order: list[str]
 ) -> None:
-    pool = five_datasets_pool(manifest=manifest, size=32, root=official_root)
+    pool = five_datasets_pool(manifest=manifest, size=32, val_per_class=2, root=official_root)
     assert [task.name for task in pool] == [f"{manifest}-{name}" for name in order]
     assert [task.classes for task in pool] == [tuple(range(10 * i, 10 * i + 10)) for i in range(5)]
     counts = {task.split("-")[-1]: c for task, c in loaded_counts(pool).items()}
     assert counts == {
-        "cifar10": {"train": 100, "test": 20, "skipped": 0},
-        "mnist": {"train": 80, "test": 30, "skipped": 0},
-        "svhn": {"train": 90, "test": 20, "skipped": 0},
-        "fashion_mnist": {"train": 80, "test": 30, "skipped": 0},
-        "notmnist": {"train": 80, "test": 20, "skipped": 2},
+        "cifar10": {"train": 80, "test": 20, "val": 20, "skipped": 0},
+        "mnist": {"train": 60, "test": 30, "val": 20, "skipped": 0},
+        "svhn": {"train": 70, "test": 20, "val": 20, "skipped": 0},
+        "fashion_mnist": {"train": 60, "test": 30, "val": 20, "skipped": 0},
+        "notmnist": {"train": 60, "test": 20, "val": 20, "skipped": 2},
     }
 
 
@@ -94,8 +94,8 @@ def test_preprocessing_is_that_of_the_manifest(official_root: Path) -> None:
 def test_the_original_notmnist_is_dealt_where_there_are_no_folders(official_root: Path) -> None:
     shutil.rmtree(official_root / "notMNIST")
     write_letters(official_root / "notMNIST_small", 20, 900)
-    letters = five("five_datasets/gpm", official_root)["notmnist"]
-    assert (len(letters.y_train), len(letters.y_test)) == (180, 20)
+    letters = five("five_datasets/gpm", official_root, val_per_class=3)["notmnist"]
+    assert [len(letters.y_train), len(letters.y_test), len(letters.y_val)] == [150, 20, 30]
     assert letters.definition["files"][0]["train"]["variant"] == "small"
 
 
@@ -133,12 +133,16 @@ def test_split_train_pairs_halves_and_touches_no_test_image(
     offline_root: Path, grouping: int
 ) -> None:
     arguments: dict[str, Any] = {"manifest": "offline5", "root": offline_root}
+    arguments["val_per_class"] = 2
     test = five_datasets_pool(**arguments)
     train = five_datasets_pool("train", grouping=grouping, **arguments)
     check_disjoint(train, test)
-    seen = images_of(train, "train") + images_of(train, "test")
-    assert seen == images_of(test, "train")
-    assert not set(images_of(train, "train")) & set(images_of(train, "test"))
+    seen = images_of(train, "train") + images_of(train, "test") + images_of(train, "val")
+    assert seen == images_of(test, "train") + images_of(test, "val")
+    assert images_of(train, "val") == images_of(test, "val")
+    assert images_of(train, "val").total() == 2 * 50
+    for one, other in (("train", "test"), ("train", "val"), ("test", "val")):
+        assert not set(images_of(train, one)) & set(images_of(train, other))
     assert not set(seen) & set(images_of(test, "test"))
     wholes = {frozenset(task.classes) for task in test}
     for task in train:
@@ -193,6 +197,7 @@ def test_manifests_hold_out_their_own_share_and_state_their_source() -> None:
         ({"labels": "x"}, UnknownNameError, "kind of labels"),
         ({"size": -1}, InvalidValueError, "size"),
         ({"test_per_class": 1.5}, InvalidValueError, "per class"),
+        ({"val_per_class": 1.5}, InvalidValueError, "val_per_class"),
     ],
 )
 def test_wrong_arguments_are_refused_before_any_data_is_read(

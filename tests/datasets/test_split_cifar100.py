@@ -75,8 +75,9 @@ def test_no_shipped_order_of_split_train_has_a_task_of_split_test(num_tasks: int
 def test_split_test_has_every_official_image_once_in_the_task_of_its_class(
     cifar_root: Path, order: str, num_tasks: int
 ) -> None:
-    pool = cifar100_pool(order=order, num_tasks=num_tasks, root=cifar_root)
+    pool = cifar100_pool(order=order, num_tasks=num_tasks, val_per_class=0, root=cifar_root)
     assert len(pool) == num_tasks
+    assert not pool.validated
     assert tuple(c for task in pool for c in task.classes) == class_order(order).classes
     for part in ("train", "test"):
         assert images_of(pool, part) == images_in(cifar_root, part)
@@ -85,13 +86,13 @@ def test_split_test_has_every_official_image_once_in_the_task_of_its_class(
 def test_split_train_touches_no_test_image_and_judges_on_images_it_does_not_train_on(
     cifar_root: Path,
 ) -> None:
-    pool = cifar100_pool("train", grouping=3, root=cifar_root)
+    pool = cifar100_pool("train", grouping=3, val_per_class=0, root=cifar_root)
     train, held = images_of(pool, "train"), images_of(pool, "test")
     assert not set(train) & set(held)
     assert train + held == images_in(cifar_root, "train")
     assert [task.classes for task in pool] == list(train_order(3).tasks(10))
     assert all(task.definition["evaluated_on"] == "validation" for task in pool)
-    test = cifar100_pool(root=cifar_root)
+    test = cifar100_pool(val_per_class=0, root=cifar_root)
     check_disjoint(pool, test)
     assert not {t.fingerprint for t in pool} & {t.fingerprint for t in test}
 
@@ -99,12 +100,59 @@ def test_split_train_touches_no_test_image_and_judges_on_images_it_does_not_trai
 def test_thresholds_for_the_published_tasks_are_chosen_on_held_out_images(
     cifar_root: Path,
 ) -> None:
-    chosen = cifar100_pool(evaluate="validation", root=cifar_root)
+    chosen = cifar100_pool(evaluate="validation", val_per_class=0, root=cifar_root)
     assert [task.classes for task in chosen] == [t.classes for t in cifar100_pool(root=cifar_root)]
     together = images_of(chosen, "train") + images_of(chosen, "test")
     assert together == images_in(cifar_root, "train")
     held = images_of(cifar100_pool("train", root=cifar_root), "test")
     assert images_of(chosen, "test") == held  # the same images, however they are grouped
+
+
+def test_what_is_decided_on_is_neither_trained_on_nor_reported(cifar_root: Path) -> None:
+    official = images_in(cifar_root, "train")
+    smallest = min(Counter(label for label, _ in official.elements()).values())
+    chosen: list[tuple[dict[str, Any], int]] = [
+        ({}, 2), ({"evaluate": "validation"}, 2), ({"split": "train", "grouping": 2}, 2),
+        ({"order": "seed-1993", "num_tasks": 20}, 1),
+    ]  # fmt: skip
+    decided = []
+    for arguments, count in chosen:
+        pool = cifar100_pool(**arguments, val_per_class=count, root=cifar_root)
+        plain = cifar100_pool(**arguments, val_per_class=0, root=cifar_root)
+        assert pool.validated
+        train, judged, val = (images_of(pool, part) for part in ("train", "test", "val"))
+        assert not set(train) & set(val)
+        assert images_of(plain, "train") == train + val
+        assert images_of(plain, "test") == judged
+        if arguments.get("evaluate", arguments.get("split")) is None:
+            assert train + val == official
+        else:
+            assert not set(judged) & (set(train) | set(val))
+            assert train + val + judged == official
+        for task in pool:
+            assert task.y_val is not None
+            assert np.bincount(task.y_val).tolist() == [count] * task.num_classes
+            assert task.definition["val_images"] == len(task.y_val)
+        decided.append(val)
+    # The same images, however classes are grouped and whatever is judged on.
+    assert decided[0] == decided[1] == decided[2]
+    assert set(decided[3]) < set(decided[0])
+    again = cifar100_pool(val_per_class=2, root=cifar_root)
+    assert [t.fingerprint for t in again] != [
+        t.fingerprint for t in cifar100_pool(val_per_class=1, root=cifar_root)
+    ]
+    # As many train as are asked for, where there are enough.
+    few = cifar100_pool(train_per_class=smallest - 2, val_per_class=2, root=cifar_root)
+    assert {n for task in few for n in np.bincount(task.y_train).tolist()} == {smallest - 2}
+
+
+def test_by_default_a_task_has_validation_images(cifar_root: Path) -> None:
+    pool = cifar100_pool(root=cifar_root)
+    counts = Counter(label for label, _ in images_in(cifar_root, "train").elements())
+    for task in pool:
+        assert task.y_val is not None
+        expected = [min(20, counts[label] // 2) for label in task.classes]
+        assert np.bincount(task.y_val).tolist() == expected
 
 
 def test_labels_name_the_outputs_of_the_head(cifar_root: Path) -> None:
@@ -139,11 +187,12 @@ def test_the_accepted_copy_gives_the_same_tasks_as_the_official_files(
 
 
 def test_tasks_share_the_bytes_and_counts_say_what_was_loaded(cifar_root: Path) -> None:
-    pool = cifar100_pool(root=cifar_root, train_per_class=3, test_per_class=1)
-    assert pool is cifar100_pool(root=cifar_root, train_per_class=3, test_per_class=1)
+    few: dict[str, Any] = {"train_per_class": 3, "test_per_class": 1, "val_per_class": 2}
+    pool = cifar100_pool(root=cifar_root, **few)
+    assert pool is cifar100_pool(root=cifar_root, **few)
     assert set(loaded_counts(pool)) == {f"cifar100-natural-10-{i}" for i in range(10)}
     for counts in loaded_counts(pool).values():
-        assert counts == {"train": 30, "test": 10, "skipped": 0}
+        assert counts == {"train": 30, "test": 10, "val": 20, "skipped": 0}
     for task in pool:
         assert np.bincount(task.y_train).tolist() == [3] * 10
         segment = task.train.segments[0]  # type: ignore[attr-defined]
@@ -187,6 +236,8 @@ def test_several_groupings_follow_one_another_and_sizes_are_as_asked(cifar_root:
         ({"labels": "classes"}, UnknownNameError, "'class'"),
         ({"split": "val"}, UnknownNameError, "no split"),
         ({"train_per_class": 0}, InvalidValueError, "per class"),
+        ({"val_per_class": -1}, InvalidValueError, "val_per_class as a whole number"),
+        ({"val_per_class": None}, InvalidValueError, "val_per_class as a whole number"),
         ({"size": 0}, InvalidValueError, "size"),
         ({"mean": [0.5]}, InvalidValueError, "mean"),
         ({"download": "yes"}, InvalidValueError, "download"),

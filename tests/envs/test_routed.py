@@ -16,6 +16,7 @@ from nsr_gym.envs import ContinualEnv, routed_accuracy
 from nsr_gym.envs.dynamics import Visits
 from nsr_gym.envs.starts import entries_of
 from nsr_gym.errors import InvalidValueError, UnknownNameError
+from nsr_gym.learning import data
 from nsr_gym.learning.site_maps import MergedMap, MixedMap
 from nsr_gym.routing import ROUTERS
 
@@ -86,6 +87,39 @@ def test_an_answer_does_not_depend_on_the_batch_it_stands_in(make_env: Make) -> 
         part = type(images)(tuple(p[:, chosen] for p in images.prefix), images.labels[:, chosen])
         named = finder.router.weights(finder.query(visits, part)).argmax(-1)[0]
         assert torch.equal(named, whole[chosen])
+
+
+@pytest.mark.parametrize(
+    ("router", "arguments"),
+    [
+        ("rls", {}),
+        ("oracle", {"head": "trained"}),
+        ("arrow", {}),  # mixes entries, and asks for what enters the sites
+        ("ncm", {"bank": "additive"}),
+        ("ncm", {"learner": "sequential", "head": "trained"}),
+    ],
+    ids=str,
+)
+def test_images_are_answered_in_pieces_that_fit_into_memory(
+    router: str, arguments: dict[str, Any], make_env: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = filled(make_env, **arguments)
+    dynamics = env.engine.dynamics
+    whole = routed_accuracy(env, router)
+    prefix = dynamics.data.test(torch.tensor([0])).prefix
+    image = sum(part[0, 0].numel() * part.element_size() for part in prefix)
+    monkeypatch.setattr(data, "_PREFIX_BYTES", 60 * image)  # of 200 images: 60, 60, 60, 20
+    seen, forward = [], dynamics.learner.backbone.forward
+
+    def watched(prefix: Any, site_map: Any) -> torch.Tensor:
+        seen.append(prefix[0].shape[1])
+        return forward(prefix, site_map)
+
+    monkeypatch.setattr(dynamics.learner.backbone, "forward", watched)
+    cut = routed_accuracy(env, router)
+    assert set(seen) == {20, 60}
+    np.testing.assert_array_equal(cut.accuracy, whole.accuracy)
+    np.testing.assert_array_equal(cut.right, whole.right)
 
 
 def test_weights_of_one_pick_an_entry_and_weights_of_zero_the_backbone(make_env: Make) -> None:

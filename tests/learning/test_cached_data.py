@@ -119,6 +119,39 @@ def test_images_in_pieces_are_those_of_arrays_in_memory(
         same(everything(TaskData(plain(pool), backbone, cache=cache)), expected, tolerance=1e-6)
 
 
+def validated(pool: TaskPool) -> TaskPool:
+    """The same tasks, whose test images in reverse are validation images."""
+    tasks = []
+    for task in pool:
+        assert isinstance(task, ImageTask)
+        (segment,) = task.test.segments
+        val = ImagePart([replace(segment, index=segment.index[::-1].copy())])
+        tasks.append(
+            ImageTask(
+                name=task.name, train=task.train, y_train=task.y_train, test=task.test,
+                y_test=task.y_test, classes=task.classes, val=val, y_val=task.y_test[::-1].copy(),
+            )
+        )  # fmt: skip
+    return TaskPool(name=pool.name, split=pool.split, tasks=tuple(tasks))
+
+
+@pytest.mark.parametrize("kept", ["memory", "disk"])
+def test_validation_images_are_kept_like_the_others(
+    kept: str, small_pieces: None, prepared: list[int], tmp_path: Path
+) -> None:
+    pool, backbone = validated(image_pool()), network()
+    cache = FeatureCache(tmp_path) if kept == "disk" else None
+    data = TaskData(pool, backbone, cache=cache)
+    images, test = data.validation(torch.tensor([2])), data.test(torch.tensor([2]))
+    assert torch.equal(images.labels, test.labels.flip(1))
+    for one, other in zip(images.prefix, test.prefix, strict=True):
+        torch.testing.assert_close(one, other.flip(1), atol=1e-6, rtol=1e-6)
+    prepared.clear()
+    TaskData(pool, backbone, cache=cache).validation(torch.tensor([2]))
+    # One image for the shapes of each part; on disk lies the rest.
+    assert sum(prepared) == 3 + (17 + 9 + 9 if kept == "memory" else 0)
+
+
 def test_disk_and_memory_agree_to_the_last_bit(small_pieces: None, tmp_path: Path) -> None:
     pool, backbone = image_pool(), network()
     in_memory = everything(TaskData(pool, backbone))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nsr_gym.errors import InvalidValueError
-from nsr_gym.learning import measuring
+from nsr_gym.learning import data, measuring
 from nsr_gym.learning.adapters import Adapters
 from nsr_gym.learning.learner import LearnerConfig
 from nsr_gym.learning.visit import Visit
@@ -130,20 +131,28 @@ def test_episodes_in_a_batch_equal_the_same_episodes_alone(make_world: MakeWorld
         torch.testing.assert_close(curves[row], curve, rtol=0.0, atol=1.01 / 20)
 
 
+@pytest.mark.parametrize(
+    ("module", "bound"),
+    [(measuring, "_CPU_BLOCK"), (data, "_PREFIX_BYTES")],
+    ids=["episodes", "images"],
+)
 def test_blocks_of_a_measurement_change_nothing(
-    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+    module: ModuleType, bound: str, make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = make_world()
     start, batches = world.adapters(3, 2), world.batches(3)
     whole = world.learner.learn(
         world.data, Visit(tasks=TASKS, start=start, batches=batches, recalled=RECALLED)
     )
-    monkeypatch.setattr(measuring, "_CPU_BLOCK", 1)  # one episode at a time
+    test = world.data.test(TASKS)
+    loss = world.learner.loss(test, start)
+    monkeypatch.setattr(module, bound, 1)  # one at a time
     pieces = world.learner.learn(
         world.data, Visit(tasks=TASKS, start=start, batches=batches, recalled=RECALLED)
     )
     assert_same(whole[0], pieces[0])
     torch.testing.assert_close(whole[1], pieces[1], rtol=0.0, atol=1.01 / 20)
+    torch.testing.assert_close(world.learner.loss(test, start), loss, rtol=1e-5, atol=1e-6)
 
 
 def test_directions_that_are_not_trainable_stay_bit_for_bit(make_world: MakeWorld) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from nsr_gym.backbones.mlp import MLPBackbone
-from nsr_gym.errors import InvalidValueError
+from nsr_gym.errors import InvalidValueError, StateError
 from nsr_gym.learning.data import TaskData
 from nsr_gym.tasks import Task, TaskPool
 
@@ -39,6 +39,29 @@ def test_test_images_are_padded_and_marked(make_world: MakeWorld) -> None:
     assert images[slice(1, 2)].valid.all()
     same = make_world(sizes=((9, 4), (6, 4))).data.test(torch.tensor([1]))
     assert same.valid is None
+
+
+def test_validation_images_are_a_part_of_their_own(make_world: MakeWorld) -> None:
+    world = make_world(sizes=((9, 4), (6, 2), (12, 7)))
+    with pytest.raises(StateError, match="'random' has no validation images"):
+        world.data.validation(torch.tensor([0]))
+    assert not world.data.validated
+    tasks = tuple(
+        replace(task, x_val=task.x_train[:n], y_val=task.y_train[:n])
+        for task, n in zip(world.pool, (3, 5, 3), strict=True)
+    )
+    data = TaskData(TaskPool(name="random", split="test", tasks=tasks), world.backbone)
+    assert data.validated
+    images = data.validation(torch.tensor([1, 2]))
+    assert images.valid is not None
+    assert images.valid.sum(dim=1).tolist() == [5, 3]
+    assert torch.equal(images.prefix[0][1, :3], torch.tensor(tasks[2].x_val))
+    assert torch.equal(images.labels[0], torch.tensor(tasks[1].y_val))
+    assert data.validation(torch.tensor([0, 2])).valid is None
+    # The other parts are what they were.
+    for one in (data, world.data):
+        same = one.test(torch.tensor([1]))
+        assert torch.equal(same.prefix[0][0], torch.tensor(world.pool[1].x_test))
 
 
 def test_frozen_work_is_done_once_per_task_and_only_for_tasks_that_are_visited(

@@ -7,12 +7,14 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from nsr_gym.envs import ContinualVectorEnv
+from nsr_gym.envs.live import LiveDynamics
 from nsr_gym.envs.recording import Recorder
 from nsr_gym.envs.recording_plan import RecordingPlan
 from nsr_gym.errors import FileFormatError, InvalidValueError, StateError
@@ -99,6 +101,29 @@ def test_a_killed_recording_goes_on_and_ends_the_same(
     again = load_table(tmp_path / "table")
     for name in ("fresh", "own", "foreign", "own_loss", "embedding"):
         np.testing.assert_array_equal(getattr(again, name), getattr(table, name))
+
+
+def test_no_finished_visits_are_trained_again_after_a_kill(
+    tmp_path: Path, small_env: MakeEnv, plan: RecordingPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    visits: list[int] = []
+    train = LiveDynamics.train
+
+    def counted(self: LiveDynamics, *given: Any, **told: Any) -> Any:
+        visits.append(len(given[0]))
+        if len(visits) == 5:  # in the middle of the first rank's part
+            raise KeyboardInterrupt
+        return train(self, *given, **told)
+
+    monkeypatch.setattr(LiveDynamics, "train", counted)
+    with pytest.raises(KeyboardInterrupt):
+        Recorder(small_env().engine, plan, tmp_path).record()
+    assert not (tmp_path / "fresh-1.safetensors").exists()
+    recorder = Recorder(small_env().engine, plan, tmp_path)
+    recorder.record()
+    assert sum(visits) == recorder.total + visits[4]
+    recorder.remove_parts()
+    assert not tmp_path.exists()
 
 
 def test_parts_of_another_recording_are_refused(
