@@ -23,11 +23,15 @@ from nsr_gym.metrics.recovery import previous_end, recovery_steps, tries
 from nsr_gym.report.summary import summarise
 
 CIFAR, FIVE = "NSR/SplitCIFAR100-v0", "NSR/FiveDatasets-v0"
+EVERY, SOME = {"test_per_class": None}, {"test_per_class": 50}
+"""Test images of each class: all where the abstract's claims are tested, else half of CIFAR's."""
 WITH_BANK = ("oracle", "similarity", "trial-loss")
 MEMORYLESS = (
     "greedy", "uniform", "loss-proportional", "recency", "random-rank", "pin-one", "fresh",
 )  # fmt: skip
 """Heuristics without a bank; `fresh` keeps nothing at all."""
+FEW = ("oracle", "similarity", "greedy", "uniform", "fresh")
+"""Agents where only the number of tasks changes."""
 CONTROLLER = "ppo"
 
 
@@ -56,24 +60,29 @@ def _cyclic() -> list[Part]:
     """Recovery with and without the bank: does the ratio of tries track M?"""
     return [
         Part(
-            label=f"tasks-{m}", environment=CIFAR, agents=(*WITH_BANK, *MEMORYLESS),
-            arguments={"num_tasks": m, "capacity": 2 * m}, columns={"M": m},
+            label=f"tasks-{m}", environment=CIFAR, agents=agents,
+            arguments={"num_tasks": m, "view_size": 20, **images}, columns={"M": m},
         )
-        for m in (5, 10, 20)
+        for m, agents, images in (
+            (10, (*WITH_BANK, *MEMORYLESS), EVERY), (5, FEW, SOME), (20, FEW, SOME),
+        )
     ]  # fmt: skip
 
 
 def _five() -> list[Part]:
     """ACC, BWT and forgetting of NSR against every memoryless heuristic."""
-    return [Part(label="five", environment=FIVE, agents=(*WITH_BANK, *MEMORYLESS))]
+    return [Part(label="five", environment=FIVE, agents=(*WITH_BANK, *MEMORYLESS), arguments=EVERY)]
 
 
 def _controlled() -> list[Part]:
     """The similarity rule against a learned controller, the bank fixed."""
     return [
-        Part(label=name, environment=env, agents=("oracle", "similarity", "trial-loss", CONTROLLER))
+        Part(
+            label=name, environment=env, arguments=SOME,
+            agents=("oracle", "similarity", "trial-loss", CONTROLLER),
+        )
         for name, env in (("cifar100", CIFAR), ("five", FIVE))
-    ]
+    ]  # fmt: skip
 
 
 def _memory() -> list[Part]:
@@ -82,16 +91,16 @@ def _memory() -> list[Part]:
         Part(
             label=f"rank-{r}", environment=CIFAR, agents=("oracle",),
             agent_arguments={"oracle": {"rank": r}}, columns={"rank": r, "capacity": 20},
-            arguments={"capacity": 20},
+            arguments={"capacity": 20, **SOME},
         )
         for r in (1, 2, 4, 8)
     ]  # fmt: skip
     caps = [
         Part(
             label=f"capacity-{k}", environment=CIFAR, agents=("oracle", "oracle-pin"),
-            arguments={"capacity": k}, columns={"rank": 8, "capacity": k},
+            arguments={"capacity": k, **SOME}, columns={"rank": 8, "capacity": k},
         )
-        for k in (2, 4, 6, 8, 10)
+        for k in (2, 5, 8, 10)
     ]  # fmt: skip
     return ranks + caps
 
