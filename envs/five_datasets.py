@@ -50,7 +50,7 @@ class FiveDatasetsEnv(ImagesEnv):
     ## Arguments
 
     Those of `CyclicDigitsEnv`, less `tasks`, with these other defaults: `num_tasks` 5,
-    `cycles` 5, `head` `"trained"`, `capacity` None, `support_size` 64, `learning_rate` 0.003.
+    `cycles` 5, `head` `"trained"`, `capacity` None, `learning_rate` 0.003.
     And:
 
     | argument | default | meaning |

@@ -27,7 +27,6 @@ IMAGE_DEFAULTS: dict[str, Any] = {
     "cycles": 5,
     "head": "trained",
     "capacity": None,
-    "support_size": 64,
     "learning_rate": 3e-3,
 }
 """Arguments of the episode that have other defaults on images than on digits."""

@@ -56,7 +56,7 @@ class SplitCIFAR100Env(ImagesEnv):
     ## Arguments
 
     Those of `CyclicDigitsEnv`, less `tasks`, with these other defaults: `cycles` 5,
-    `head` `"trained"`, `capacity` None, `support_size` 64, `learning_rate` 0.003. And:
+    `head` `"trained"`, `capacity` None, `learning_rate` 0.003. And:
 
     | argument | default | meaning |
     |---|---|---|
