@@ -26,19 +26,22 @@ class Thresholds:
             to be saved.
         scores: the same for scores in [0, 1] of other kinds, by the name of the router, or
             `"novelty/<bank>"` for the novelty above which no entry does.
+        backbone: fingerprint of the network whose features and losses they are; None: that of
+            the digits.
     """
 
     similarity: float
     trial_loss: float
     rank_cuts: tuple[float, ...] = ()
     scores: Mapping[str, float] = field(default_factory=dict)
+    backbone: str | None = None
 
 
 def thresholds(env: Any) -> Thresholds:
     """Return the thresholds calibrated on the train split of an environment's pool of tasks.
 
     Raises:
-        StateError: none were calibrated.
+        StateError: none were calibrated, or with another network.
     """
     pool, table = env.unwrapped.engine.pool_name, _table()
     if pool not in table:
@@ -46,7 +49,29 @@ def thresholds(env: Any) -> Thresholds:
             f"No thresholds were calibrated for the tasks {pool!r}, only for {', '.join(table)}; "
             "pass threshold=..., or find one with nsr_gym.evaluation.calibrate."
         )
+    if not _fits(table[pool], env):
+        raise StateError(
+            f"The thresholds of the tasks {pool!r} were calibrated with another frozen network "
+            f"than this one ({table[pool].backbone}, not {backbone_of(env)}); pass "
+            "threshold=..., or find one with nsr_gym.evaluation.calibrate."
+        )
     return table[pool]
+
+
+def _fits(found: Thresholds, env: Any) -> bool:
+    own = backbone_of(env)
+    return found.backbone is None or own is None or found.backbone == own
+
+
+def backbone_of(env: Any) -> str | None:
+    """Return the fingerprint of an environment's frozen network, None where it is not known."""
+    dynamics = env.unwrapped.engine.dynamics
+    if hasattr(dynamics, "learner"):
+        return str(dynamics.learner.backbone.fingerprint)
+    if hasattr(dynamics, "table"):
+        named = dynamics.table.provenance.get("backbone")
+        return None if named is None else str(named)
+    return None
 
 
 def similarity_threshold(env: Any, given: float | None) -> float:
@@ -68,7 +93,7 @@ def score_threshold(env: Any, name: str, given: float | None, default: float) ->
         env: the environment.
         name: of the score, a key of `Thresholds.scores`.
         given: in [0, 1], or None.
-        default: where none was calibrated for the environment's pool of tasks.
+        default: where none was calibrated for the environment's pool of tasks and its network.
 
     Raises:
         InvalidValueError: the given one lies outside [0, 1].
@@ -76,7 +101,9 @@ def score_threshold(env: Any, name: str, given: float | None, default: float) ->
     if given is not None:
         return share("threshold", given)
     found = _table().get(env.unwrapped.engine.pool_name)
-    return default if found is None else found.scores.get(name, default)
+    if found is None or not _fits(found, env):
+        return default
+    return found.scores.get(name, default)
 
 
 def share(name: str, value: float) -> float:
@@ -130,6 +157,7 @@ def _table() -> dict[str, Thresholds]:
             entry["trial_loss"],
             tuple(entry.get("rank_cuts", ())),
             {name: cut["threshold"] for name, cut in entry.get("scores", {}).items()},
+            entry.get("backbone"),
         )
         for pool, entry in json.loads(text).items()
     }

@@ -12,6 +12,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from nsr_gym.agents.thresholds import backbone_of
 from nsr_gym.errors import DataError, StateError
 from nsr_gym.files import write_whole
 from nsr_gym.registry import make_agent
@@ -50,7 +51,7 @@ def calibrate(
     )
     try:
         layout, pool = env.unwrapped.engine.layout, env.unwrapped.engine.pool_name
-        config = env.unwrapped.engine.config
+        config, backbone = env.unwrapped.engine.config, backbone_of(env)
         arrivals, _ = _play(env, make_agent("oracle", env), seeds)
         cuts: dict[str, Any] = {}
         held = layout.read(arrivals, "stored_rank")[:, 0] > 0
@@ -70,6 +71,7 @@ def calibrate(
         "arrivals": len(arrivals),
         "environment": environment,
         "arguments": dict(arguments or {}),
+        "backbone": backbone,
     }
     cut, wrong = _decide(np.where(held, similarity, -np.inf), own)
     scores = {}

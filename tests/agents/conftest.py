@@ -77,15 +77,23 @@ class ByHand:
             sizes["route_backbone"] = 1
         if signals:
             sizes |= {"energy": len(self.ranks), "novelty": 1, "free_capacity": 1}
-        store = SimpleNamespace(entry_bytes=lambda rank: {"factors": rank * 1000})
+        store = SimpleNamespace(
+            entry_bytes=lambda rank: {"factors": rank * 1000}, shared_bytes=lambda entries: {}
+        )
         bank = SimpleNamespace(store=store, embedding=np.zeros(0, np.float32), embedding_dim=0)
         most = self.ranks[-1]
         engine = SimpleNamespace(
             family="live",
             layout=ObservationLayout(sizes, 10, self.ranks),
             config=SimpleNamespace(
-                access="bank", ranks=self.ranks, max_rank=most, router=router, bank="per_task"
+                access="bank",
+                ranks=self.ranks,
+                max_rank=most,
+                router=router,
+                bank="per_task",
+                view_size=self.view,
             ),
+            dynamics=None,
             memory=SimpleNamespace(bank=bank),
             pool_name="digits-permutation",
         )

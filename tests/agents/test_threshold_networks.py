@@ -1,0 +1,48 @@
+"""Thresholds hold for the frozen network that they were calibrated with, and for no other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import pytest
+
+from nsr_gym.agents import thresholds as module
+from nsr_gym.agents.thresholds import Thresholds, backbone_of, score_threshold, thresholds
+from nsr_gym.errors import StateError
+
+POOL = "digits-permutation"
+
+
+@pytest.fixture(params=["NSR/CyclicDigits-v0", "NSR/CyclicDigitsRecorded-v0"])
+def env(request: pytest.FixtureRequest) -> Any:
+    made = gym.make(request.param)
+    yield made
+    made.close()
+
+
+def known(monkeypatch: pytest.MonkeyPatch, backbone: str | None) -> Thresholds:
+    found = Thresholds(0.9, 1.0, (), {"rls": 0.7}, backbone)
+    monkeypatch.setattr(module, "_table", lambda: {POOL: found})
+    return found
+
+
+def test_networks_are_known_where_they_matter() -> None:
+    live = gym.make("NSR/CyclicDigits-v0")
+    assert backbone_of(live) == live.unwrapped.engine.dynamics.learner.backbone.fingerprint
+    assert backbone_of(gym.make("NSR/CyclicDigitsRecorded-v0")) is None
+
+
+def test_another_network_has_other_thresholds(env: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = backbone_of(env)
+    for fits in (None, own):
+        found = known(monkeypatch, fits)
+        assert thresholds(env) == found
+        assert score_threshold(env, "rls", None, 0.5) == 0.7
+    known(monkeypatch, "of another")
+    if own is None:  # nothing is known of it
+        assert thresholds(env).backbone == "of another"
+        return
+    with pytest.raises(StateError, match=f"another frozen network.*of another, not {own}"):
+        thresholds(env)
+    assert score_threshold(env, "rls", None, 0.5) == 0.5
