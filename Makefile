@@ -39,6 +39,18 @@ tables: $(VENV)/.core
 			--output build/tables/$$name && rm -rf nsr_gym/tables/$$name && \
 			mv build/tables/$$name nsr_gym/tables/$$name || exit 1; done; done
 
+# Those of image streams; the data must lie in NSR_GYM_DATA, and it takes about an hour.
+PLAN := --fresh-chains 3 --foreign-chains 1 --levels 4 --branch 0 --batch 20
+image-tables: $(VENV)/.core
+	@for split in test train; do \
+		$(BIN)/nsr-gym record NSR/SplitCIFAR100-v0 --set split=$$split $(PLAN) --sources 5 \
+			--output build/tables/split-cifar100-10-$$split && \
+		$(BIN)/nsr-gym record NSR/FiveDatasets-v0 --set manifest=offline5 --set split=$$split $(PLAN) \
+			--sources 4 --output build/tables/offline5-$$split || exit 1; \
+		for name in split-cifar100-10-$$split offline5-$$split; do \
+			rm -rf nsr_gym/tables/$$name && mv build/tables/$$name nsr_gym/tables/$$name || exit 1; \
+		done; done
+
 # The trained controllers that ship with the package, from the hyper-parameter files, seed 0.
 controllers: $(VENV)/.core
 	$(BIN)/python -m nsr_gym.agents.ship

@@ -33,6 +33,7 @@ MEMORYLESS = (
 FEW = ("oracle", "similarity", "greedy", "uniform", "fresh")
 """Agents where only the number of tasks changes."""
 CONTROLLER = "ppo"
+ROUTERS = ("cosine", "ncm", "energy", "rls", "oracle")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,7 @@ class Part:
         arguments: of the environment.
         agent_arguments: of the agents.
         columns: label's values, columns of the summary.
+        routers: that answer test images one by one after the last visit, without a task identity.
     """
 
     label: str
@@ -54,6 +56,7 @@ class Part:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     agent_arguments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     columns: Mapping[str, Any] = field(default_factory=dict)
+    routers: tuple[str, ...] = ()
 
 
 def _cyclic() -> list[Part]:
@@ -105,11 +108,20 @@ def _memory() -> list[Part]:
     return ranks + caps
 
 
+def _class_incremental() -> list[Part]:
+    """Test images answered one by one: a router names the entry, nothing tells the task."""
+    return [
+        Part(label=name, environment=env, agents=("oracle",), arguments=EVERY, routers=ROUTERS)
+        for name, env in (("cifar100", CIFAR), ("five", FIVE))
+    ]
+
+
 EXPERIMENTS: dict[str, Callable[[], list[Part]]] = {
     "cyclic-cifar100": _cyclic,
     "five-datasets": _five,
     "controlled-study": _controlled,
     "memory-budget": _memory,
+    "class-incremental": _class_incremental,
 }
 """Name -> its parts."""
 
@@ -144,8 +156,9 @@ def run_experiment(
     Returns:
         The summary, a row for each part and agent (see `nsr_gym.report.summary.summarise`; the
         part's own columns and `label` come first, then `retained` and `dropped`, mean tries of
-        returns whose entry was recalled or was not), and the bounds without an adapter, a row
-        for each environment, bound, features and answer.
+        returns whose entry was recalled or was not, and for each router `routed.<name>` and
+        `right.<name>`, mean accuracy and share of images routed right after the last visit), and
+        the bounds without an adapter, a row for each environment, bound, features and answer.
 
     Raises:
         UnknownNameError: no such experiment or part.
@@ -171,6 +184,7 @@ def run_experiment(
             seeds=tuple(seeds),
             arguments=settings,
             agent_arguments={a: dict(own[a]) for a in chosen if a in own},
+            routers=part.routers,
         )
         table = run(comparison, folder / part.label, workers=workers)
         summary = summarise(table)
@@ -181,6 +195,9 @@ def run_experiment(
         summary["retained"], summary["dropped"] = zip(
             *(split[str(a)] for a in summary["agent"]), strict=True
         )
+        for column in [f"{what}.{name}" for name in part.routers for what in ("routed", "right")]:
+            found = table.groupby("agent")[column].mean()  # NaN before the last visit
+            summary[column] = [found[agent] for agent in summary["agent"]]
         summaries.append(summary)
         # Bounds hold no bank: parts that differ in its capacity share them.
         data = {name: value for name, value in settings.items() if name != "capacity"}

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,12 @@ from nsr_gym.evaluation.rollout import play
 from nsr_gym.files import write_whole
 from nsr_gym.registration import DIGITS
 
-SHIPPED = tuple(DIGITS)
+SHIPPED: Mapping[str, str] = {
+    **{name: f"{name}Digits" for name in DIGITS},
+    "SplitCIFAR100": "SplitCIFAR100",
+    "FiveDatasets": "FiveDatasets",
+}
+"""Name -> its environment's, without namespace and version."""
 _VALIDATION: dict[str, dict[str, Any]] = {"Mixed": {"eval_every": 65_536, "eval_episodes": 128}}
 """Where episodes differ most, the choice of the best takes more of them."""
 CARD_SEEDS = tuple(range(20))
@@ -58,10 +64,10 @@ def held_out(folder: Path) -> dict[str, Any]:
 
 def ship(name: str, runs: Path) -> Path:
     """Train a controller and put it among those of the suite; returns its folder."""
-    environment = f"NSR/{name}DigitsRecorded-v0"
+    environment = f"NSR/{SHIPPED[name]}Recorded-v0"
     config = TrainingConfig.from_files(environment, network="pointer", **_VALIDATION.get(name, {}))
     result = train(config, runs / name, progress=_say)
-    folder = TRAINED / f"{name.lower()}-digits-ppo"
+    folder = TRAINED / f"{_slug(SHIPPED[name])}-ppo"
     folder.mkdir(parents=True, exist_ok=True)
     for file in (TENSORS, CARD):
         content = (result.folder / BEST / file).read_bytes()
@@ -85,6 +91,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parser.error(f"expected names among {', '.join(SHIPPED)}; got {name!r}")
     for name in asked.names or SHIPPED:
         ship(name, asked.runs)
+
+
+def _slug(name: str) -> str:
+    """Return a name with its words apart: CyclicDigits is cyclic-digits."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name).lower()
 
 
 def _say(steps: int, total: int, score: Any) -> None:

@@ -21,7 +21,10 @@ _SHOWN = (
 def reproduce(
     experiment: Annotated[
         str,
-        typer.Argument(help="cyclic-cifar100, five-datasets, controlled-study or memory-budget."),
+        typer.Argument(
+            help="cyclic-cifar100, five-datasets, controlled-study, memory-budget or "
+            "class-incremental."
+        ),
     ],
     name: Annotated[
         str | None, typer.Option(help="Results go to RUNS/NAME. (the experiment's name)")
@@ -80,6 +83,13 @@ def reproduce(
         for row in rows.to_dict("records"):
             shown.add_row(str(row["agent"]), *(f"{row[column]:,.3g}" for column, _ in _SHOWN))
         console.print(shown)
+        for column in [name for name in rows if name.startswith("routed.")]:
+            if rows[column].notna().any():
+                right = rows[column.replace("routed", "right")].mean()
+                console.print(
+                    f"  {column.removeprefix('routed.')}: {rows[column].mean():.3f} without a task "
+                    f"identity, {right:.2f} of images routed right", highlight=False,
+                )  # fmt: skip
     for key, rows in bounds.groupby(["label", "system", "answer"]):
         value = rows["accuracy"].mean()
         console.print(f"{', '.join(map(str, key))}: {value:.3f}", highlight=False)  # type: ignore[arg-type, unused-ignore]

@@ -190,7 +190,8 @@ class MixedMap:
         """Return the adapted output for x (n, k, ..., d_in), image by image."""
         up, down = self._entries[site]
         n, k, entries, rank = *x.shape[:2], *up.shape[1:4:2]
-        low = torch.bmm(_rows(x), down.flatten(1, 2).mT)
+        every = down.flatten(1, 2)
+        low = x.project(every) if isinstance(x, Patches) else torch.bmm(_rows(x), every.mT)
         low = low.view(n, k, -1, entries, rank) * self._weights.to(low.dtype)[:, :, None, :, None]
         y = self._frozen(site, x, frozen)
         blend = torch.bmm(low.view(n, -1, entries * rank), up.transpose(2, 3).flatten(1, 2))

@@ -32,9 +32,10 @@ def on_digits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_experiment_names_agents_that_exist_and_parts_of_their_own() -> None:
-    assert {"cyclic-cifar100", "five-datasets", "controlled-study", "memory-budget"} == set(
-        EXPERIMENTS
-    )
+    assert set(EXPERIMENTS) == {
+        "cyclic-cifar100", "five-datasets", "controlled-study", "memory-budget",
+        "class-incremental",
+    }  # fmt: skip
     for make in EXPERIMENTS.values():
         parts = make()
         assert len({part.label for part in parts}) == len(parts)
@@ -107,3 +108,20 @@ def test_parts_that_differ_in_the_bank_alone_share_their_bounds(
     assert len(calls) == 1
     one, two = (rows["accuracy"].to_numpy() for _, rows in bounds.groupby("label"))
     np.testing.assert_array_equal(one, two)
+
+
+def test_routers_answer_after_the_last_visit(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    part = Part(
+        label="digits", environment="NSR/CyclicDigits-v0", agents=("oracle",),
+        arguments={"num_tasks": 3}, routers=("oracle", "rls", "random"),
+    )  # fmt: skip
+    monkeypatch.setitem(reproduce.EXPERIMENTS, "class-incremental", lambda: [part])
+    settings = {**TINY, "updates": 10}
+    summary, _ = run_experiment("class-incremental", tmp_path, seeds=(0, 1), arguments=settings)
+    (row,) = summary.to_dict("records")
+    assert row["right.oracle"] == 1.0
+    assert row["routed.oracle"] == pytest.approx(row["acc"], abs=0.02)
+    assert row["routed.oracle"] >= row["routed.rls"] > row["routed.random"]
+    assert row["right.rls"] > row["right.random"] == pytest.approx(1 / 3, abs=0.1)
