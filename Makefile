@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint types notebooks bench tables controllers clean
+.PHONY: demo test lint types notebooks bench tables image-tables controllers clean
 
 demo: $(VENV)/.core
 	$(BIN)/nsr-gym compare --name demo

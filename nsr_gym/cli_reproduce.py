@@ -83,7 +83,7 @@ def reproduce(
         for row in rows.to_dict("records"):
             shown.add_row(str(row["agent"]), *(f"{row[column]:,.3g}" for column, _ in _SHOWN))
         console.print(shown)
-        for column in [name for name in rows if name.startswith("routed.")]:
+        for column in [name for name in map(str, rows) if name.startswith("routed.")]:
             if rows[column].notna().any():
                 right = rows[column.replace("routed", "right")].mean()
                 console.print(
