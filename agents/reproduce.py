@@ -30,7 +30,7 @@ MEMORYLESS = (
     "greedy", "uniform", "loss-proportional", "recency", "random-rank", "pin-one", "fresh",
 )  # fmt: skip
 """Heuristics without a bank; `fresh` keeps nothing at all."""
-FEW = ("oracle", "similarity", "greedy", "uniform", "fresh")
+FEW = ("oracle", "similarity", "greedy", "fresh")
 """Agents where only the number of tasks changes."""
 CONTROLLER = "ppo"
 ROUTERS = ("cosine", "ncm", "energy", "rls", "oracle")
