@@ -78,10 +78,13 @@ def _five() -> list[Part]:
 
 
 def _controlled() -> list[Part]:
-    """The similarity rule against a learned controller, the bank fixed."""
+    """The similarity rule against a learned controller, the bank fixed.
+
+    The ranks are those of the recorded twins, which controllers are trained on.
+    """
     return [
         Part(
-            label=name, environment=env, arguments=SOME,
+            label=name, environment=env, arguments={"ranks": [2, 8], **SOME},
             agents=("oracle", "similarity", "trial-loss", CONTROLLER),
         )
         for name, env in (("cifar100", CIFAR), ("five", FIVE))

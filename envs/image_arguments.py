@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nsr_gym.datasets.cifar100 import NUM_TASKS, cifar100_pool
 from nsr_gym.datasets.five import five_datasets_pool
 from nsr_gym.datasets.image_pools import VAL_PER_CLASS
-from nsr_gym.datasets.manifests import five_manifest
+from nsr_gym.datasets.manifests import five_manifest, five_manifests
 from nsr_gym.datasets.sources import data_root
 from nsr_gym.envs.arguments import Arguments, check_choices
 from nsr_gym.envs.config import EpisodeConfig
@@ -85,10 +85,10 @@ class ImageArguments(Arguments):
         """Check names and types; what data and backbones take is checked where they are read.
 
         Raises:
-            UnknownNameError: a backbone that does not exist.
-            InvalidValueError: a value of another type.
+            UnknownNameError: a backbone or a type of features that does not exist.
+            InvalidValueError: a value of another type, or a hash of random weights.
         """
-        check_choices(self, {"backbone": tuple(ADAPT)})
+        check_choices(self, {"backbone": tuple(ADAPT), "prefix_dtype": ("float16", "float32")})
         # Paths become strings: what describes an environment is plain JSON.
         for name in ("root", "weights", "weights_sha256"):
             value: Any = getattr(self, name)
@@ -99,9 +99,14 @@ class ImageArguments(Arguments):
         cache: Any = self.cache
         if isinstance(cache, os.PathLike):
             object.__setattr__(self, "cache", cache := os.fspath(cache))
-        if not (cache is None or cache is False or isinstance(cache, str)):
+        if not (cache is None or cache is False or (isinstance(cache, str) and cache)):
             raise InvalidValueError(
                 f"Expected cache as a folder, None (the default folder) or False; got {cache!r}."
+            )
+        if self.weights is None and self.weights_sha256 is not None:
+            raise InvalidValueError(
+                "Expected weights_sha256=None with weights=None: random weights have no file; got "
+                f"{self.weights_sha256!r}."
             )
         object.__setattr__(self, "adapt", _names("adapt", self.adapt))
 
@@ -216,6 +221,11 @@ class FiveArguments(ImageArguments):
     """
 
     manifest: str = "five_datasets/l2p_torch"
+
+    def __post_init__(self) -> None:
+        """Check names and types; see `ImageArguments`."""
+        super().__post_init__()
+        check_choices(self, {"manifest": tuple(five_manifests())})
 
     def pool(self, config: EpisodeConfig) -> TaskPool:
         """Return the tasks of the configuration's split; see `ImageArguments`.

@@ -69,10 +69,12 @@ class Recorder:
             )
         self.dynamics, self.config, self.plan = dynamics, engine.config, plan
         self.pool = pool
-        self.images = {"test_images": _count("test", [len(task.y_test) for task in pool])}
+        self.images = {
+            "test_images": _count("test", "test_per_class", [len(task.y_test) for task in pool])
+        }
         if pool.validated:
             sizes = [len(task.y_val) for task in pool if task.y_val is not None]
-            self.images["validation_images"] = _count("validation", sizes)
+            self.images["validation_images"] = _count("validation", "val_per_class", sizes)
         self.ranks = tuple(self.config.ranks)
         self._trainer = VisitTrainer(
             dynamics, self.config, plan, engine.num_episodes, self._advance
@@ -282,7 +284,7 @@ class Recorder:
         return unpack(part, self.dynamics.tensor), part["curve"], part["end"]
 
 
-def _count(part: str, sizes: Sequence[int]) -> int:
+def _count(part: str, argument: str, sizes: Sequence[int]) -> int:
     """Return how many images every task has.
 
     Raises:
@@ -291,7 +293,7 @@ def _count(part: str, sizes: Sequence[int]) -> int:
     if len(set(sizes)) != 1:
         raise InvalidValueError(
             f"Expected tasks with equally many {part} images; got {sorted(set(sizes))}. Ask for "
-            f"as many of each class as all have ({part}_per_class, say)."
+            f"as many of each class as all have ({argument}, say)."
         )
     return sizes[0]
 

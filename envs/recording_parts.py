@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from nsr_gym.errors import StateError
+from nsr_gym.errors import FileFormatError, StateError
 from nsr_gym.files import TEMPORARY, write_whole
 from nsr_gym.learning.adapters import Adapters
 
@@ -37,7 +38,7 @@ class RecordingParts:
             asked: what is recorded, plain JSON.
 
         Raises:
-            StateError: the folder holds parts of another recording.
+            StateError: the folder holds parts of another recording, or says nothing of them.
         """
         self.folder = folder
         self._names: set[str] = set()
@@ -45,20 +46,30 @@ class RecordingParts:
         note = folder / _NOTE
         if not note.exists():
             write_whole(note, lambda file: file.write_text(json.dumps(asked)))
-        elif json.loads(note.read_text()) != json.loads(json.dumps(asked)):
+        elif _read(note) != json.loads(json.dumps(asked)):
             raise StateError(
                 f"{folder} holds parts of another recording, or of one by another installation; "
                 "remove it or choose another output."
             )
 
     def get(self, name: str, make: Callable[[], Part]) -> Part:
-        """Return a part, made and written if it is not there yet."""
+        """Return a part, made and written if it is not there yet.
+
+        Raises:
+            FileFormatError: it is there, and damaged.
+        """
         self._names.add(name)
         path = self._path(name)
         if not path.exists():
             part = make()
             write_whole(path, lambda file: save_file(part, file))
-        return load_file(path)
+        try:
+            return load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise FileFormatError(
+                f"The part {path} of a recording is damaged ({error}); remove it, and the same "
+                "command makes it anew."
+            ) from error
 
     def remove_steps(self) -> None:
         """Remove the steps on the way to a part that is there now."""
@@ -77,6 +88,13 @@ class RecordingParts:
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"
+
+
+def _read(note: Path) -> Any:
+    try:
+        return json.loads(note.read_text())
+    except ValueError:
+        return None
 
 
 def step_name(stage: tuple[int, ...]) -> str:

@@ -80,6 +80,8 @@ def routed_accuracy(env: Any, router: str | None = None) -> Routed:
     accuracy, right = np.full(shape, np.nan), np.full(shape, np.nan)
     for task in range(engine.config.max_tasks):
         rows = np.flatnonzero(engine.num_tasks > task)
+        if not len(rows):  # no running episode has so many
+            continue
         visits = Visits(rows, engine.members[rows, task], engine.visit[rows])
         accuracy[rows, task], right[rows, task] = _route(dynamics, memory, finder, visits)
     return Routed(accuracy, right)

@@ -229,8 +229,8 @@ def from_frames(card: Mapping[str, Any], frames: Frames) -> OutcomeTable:
         own_loss=own_loss,
         foreign_loss=foreign_loss,
         sites={name: (int(a), int(b)) for name, (a, b) in card["sites"].items()},
-        settings=card["settings"],
-        provenance=card["provenance"],
+        settings=dict(card["settings"]),
+        provenance=dict(card["provenance"]),
         **more,
     )
 

@@ -104,6 +104,7 @@ RECORDED_IMAGES: dict[str, EnvironmentSpec] = {
         "live",
         "the classes of CIFAR-100 as recurring tasks, outcomes looked up",
         dynamics="recorded",
+        ranks=[2, 8],
     ),
     "NSR/FiveDatasetsRecorded-v0": _spec(
         "five_datasets:FiveDatasets",
@@ -111,6 +112,7 @@ RECORDED_IMAGES: dict[str, EnvironmentSpec] = {
         "the offline stand-in of five data sets as recurring tasks, outcomes looked up",
         dynamics="recorded",
         manifest="offline5",
+        ranks=[2, 8],
     ),
 }
 """Their recorded twins, which need no data: id -> what is known of it."""

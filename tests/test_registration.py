@@ -9,7 +9,13 @@ import pytest
 
 from nsr_gym.cli import envs
 from nsr_gym.cli_shared import default_agents
-from nsr_gym.registration import ENVIRONMENTS, IMAGES, environment_access, environment_family
+from nsr_gym.registration import (
+    ENVIRONMENTS,
+    IMAGES,
+    RECORDED_IMAGES,
+    environment_access,
+    environment_family,
+)
 from nsr_gym.registry import ACCESS, agent_spec
 
 DIGITS = ("Cyclic", "Capped", "Aliased", "Budget", "Related", "Mixed")
@@ -34,6 +40,10 @@ def test_every_environment_on_images_comes_live_and_recorded(name: str) -> None:
     assert ENVIRONMENTS[live].entry_point == ENVIRONMENTS[recorded].entry_point
     assert ENVIRONMENTS[recorded].access == ("bank", "visit")
     assert (ENVIRONMENTS[live].needs_data, ENVIRONMENTS[recorded].needs_data) == (True, False)
+
+
+def test_recorded_images_grant_the_ranks_that_were_recorded() -> None:
+    assert {tuple(spec.kwargs["ranks"]) for spec in RECORDED_IMAGES.values()} == {(2, 8)}
 
 
 def test_a_comparison_leaves_out_agents_without_their_access_in_one_line(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import pairwise
+from dataclasses import asdict
 
 import torch
 from torch import Tensor
@@ -15,23 +13,11 @@ from nsr_gym.backbones.base import Prefix, Site, SiteMap, select_sites
 from nsr_gym.backbones.entrance import Entrance
 from nsr_gym.backbones.heads import Head
 from nsr_gym.backbones.patches import Patches
-from nsr_gym.backbones.weight_files import check_names, check_shape, fingerprint
-from nsr_gym.errors import InvalidValueError
+from nsr_gym.backbones.resnet_blocks import Block, Step, read_blocks
+from nsr_gym.backbones.weight_files import fingerprint
 
-_SHORTCUT = "shortcut"
 _CHUNK = 256
 """Images that go through the frozen blocks at once: bounds the memory of a task's prefix."""
-
-
-@dataclass(frozen=True)
-class _Step:
-    """A convolution of a block: its name, and in the block, the side and stride it works at."""
-
-    name: str
-    conv: str
-    side: int
-    stride: int
-    last: bool
 
 
 class ResNetBackbone(Head):
@@ -94,9 +80,10 @@ class ResNetBackbone(Head):
         """
         self.device = torch.device(device)
         self.entrance = entrance or Entrance()
-        self._blocks = _check(weights)
-        self.depth = len(self._blocks)
         self._plan = {"side": side, "stem_stride": stem_stride, "stem_pool": stem_pool}
+        entering = -(-side // stem_stride)
+        self._blocks = read_blocks(weights, -(-entering // 2) if stem_pool else entering)
+        self.depth = len(self._blocks)
         # Convolutions with channels last, like the maps: their patches then lie in one piece.
         self._weights = {
             name: part.detach()
@@ -105,7 +92,7 @@ class ResNetBackbone(Head):
             for name, part in weights.items()
         }
         last = self._blocks[-1]
-        self.feature_dim = int(weights[f"{last}.{_convolutions(weights, last)[-1]}.bias"].shape[0])
+        self.feature_dim = len(weights[f"{last.path[-1].name}.bias"])
         self.num_classes = len(weights["head.weight"]) if "head.weight" in weights else 0
         self.fingerprint = known_fingerprint or fingerprint(
             self._weights, entrance=asdict(self.entrance), **self._plan
@@ -119,19 +106,18 @@ class ResNetBackbone(Head):
         self.entrance.check(self.input_shape[0])
         available = {}
         for block in self._blocks:
-            for conv in _maps(weights, block):
-                kernel = weights[f"{block}.{conv}.weight"]
-                name = f"{block}.{conv}"
-                available[name] = Site(name, len(kernel), int(kernel[0].numel()))
-        default = (rf"stages\.{last.split('.')[1]}\..*",)
+            for step in block.steps:
+                kernel = weights[f"{step.name}.weight"]
+                available[step.name] = Site(step.name, len(kernel), int(kernel[0].numel()))
+        default = (rf"stages\.{last.name.split('.')[1]}\..*",)
         self.sites = select_sites(available, default if adapt is None else adapt)
         self._adapted = {site.name for site in self.sites}
         self._flat = {
             name: self._weights[f"{name}.weight"].flatten(1).contiguous() for name in self._adapted
         }
-        block, _, self._entry = self.sites[0].name.rpartition(".")
-        self._first = self._blocks.index(block)
-        self._sides = self._all_sides()
+        self._entry = self.sites[0].name
+        entered = self._entry.rpartition(".")[0]
+        self._first = [block.name for block in self._blocks].index(entered)
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -167,8 +153,8 @@ class ResNetBackbone(Head):
     def forward(self, prefix: Prefix, site_map: SiteMap) -> Tensor:
         """Return features (..., feature_dim) from a prefix."""
         maps = self._leave(prefix, site_map)
-        for index in range(self._first + 1, len(self._blocks)):
-            maps = self._block(index, maps, site_map)
+        for block in self._blocks[self._first + 1 :]:
+            maps = self._block(block, maps, site_map)
         return maps.mean(dim=-2)
 
     def _before(self, images: Tensor) -> Tensor:
@@ -178,56 +164,61 @@ class ResNetBackbone(Head):
         if self._plan["stem_pool"]:
             maps = functional.max_pool2d(maps, 3, stride=2, padding=1)
         maps = maps.permute(0, 2, 3, 1).flatten(1, 2)
-        for index in range(self._first):
-            maps = self._block(index, maps, None)
+        for block in self._blocks[: self._first]:
+            maps = self._block(block, maps, None)
         return maps
 
     def _enter(self, x: Tensor) -> Prefix:
         """Do what is frozen in the first block with an adapter."""
-        steps, shortcut = self._steps(self._first)
-        if shortcut is not None and self._entry == _SHORTCUT:
-            return x, self._convolve(x, shortcut, None) + self._path(x, steps, None)
-        at = [step.conv for step in steps].index(self._entry)
-        inner = self._path(x, steps[:at], None) if at else x
-        frozen = self._convolve(inner, steps[at], None)
+        block = self._blocks[self._first]
+        path, shortcut = block.path, block.shortcut
+        if shortcut is not None and shortcut.name == self._entry:
+            return x, self._convolve(x, shortcut, None) + self._path(x, path, None)
+        at = self._at(block)
+        inner = self._path(x, path[:at], None) if at else x
+        frozen = self._convolve(inner, path[at], None)
         if shortcut is None or shortcut.name in self._adapted:
             rest = x
         else:
             rest = self._convolve(x, shortcut, None)
-        if self._sums(steps[at], shortcut):
+        if self._sums(block):
             return inner, frozen + rest
         return (inner, frozen) if rest is inner else (inner, frozen, rest)
 
     def _leave(self, prefix: Prefix, site_map: SiteMap) -> Tensor:
         """Go on from `_enter` to the end of the block."""
         inner, frozen, *others = prefix
-        steps, shortcut = self._steps(self._first)
-        if shortcut is not None and self._entry == _SHORTCUT:
+        block = self._blocks[self._first]
+        path, shortcut = block.path, block.shortcut
+        if shortcut is not None and shortcut.name == self._entry:
             return functional.relu_(self._convolve(inner, shortcut, site_map, frozen))
-        at = [step.conv for step in steps].index(self._entry)
-        y = self._convolve(inner, steps[at], site_map, frozen)
-        if self._sums(steps[at], shortcut):
+        at = self._at(block)
+        y = self._convolve(inner, path[at], site_map, frozen)
+        if self._sums(block):
             return functional.relu_(y)
         rest = others[0] if others else inner
-        if steps[at + 1 :]:
-            y = self._path(functional.relu_(y), steps[at + 1 :], site_map)
+        if path[at + 1 :]:
+            y = self._path(functional.relu_(y), path[at + 1 :], site_map)
         if shortcut is not None and shortcut.name in self._adapted:
             rest = self._convolve(rest, shortcut, site_map)
         return functional.relu_(y + rest)
 
-    def _sums(self, entry: _Step, shortcut: _Step | None) -> bool:
+    def _at(self, block: Block) -> int:
+        return [step.name for step in block.path].index(self._entry)
+
+    def _sums(self, block: Block) -> bool:
         """Whether what the block adds to its last convolution is frozen with it."""
-        last = entry == self._steps(self._first)[0][-1]
-        return last and (shortcut is None or shortcut.name not in self._adapted)
+        shortcut = block.shortcut
+        frozen = shortcut is None or shortcut.name not in self._adapted
+        return frozen and block.path[-1].name == self._entry
 
-    def _block(self, index: int, x: Tensor, site_map: SiteMap | None) -> Tensor:
-        steps, shortcut = self._steps(index)
-        y = self._path(x, steps, site_map)
-        return functional.relu_(
-            y + (x if shortcut is None else self._convolve(x, shortcut, site_map))
-        )
+    def _block(self, block: Block, x: Tensor, site_map: SiteMap | None) -> Tensor:
+        y = self._path(x, block.path, site_map)
+        shortcut = block.shortcut
+        rest = x if shortcut is None else self._convolve(x, shortcut, site_map)
+        return functional.relu_(y + rest)
 
-    def _path(self, x: Tensor, steps: Sequence[_Step], site_map: SiteMap | None) -> Tensor:
+    def _path(self, x: Tensor, steps: Sequence[Step], site_map: SiteMap | None) -> Tensor:
         """Convolve maps one after the other; all but a block's last are rectified."""
         for step in steps:
             x = self._convolve(x, step, site_map)
@@ -235,23 +226,8 @@ class ResNetBackbone(Head):
                 x = functional.relu_(x)
         return x
 
-    def _steps(self, index: int) -> tuple[list[_Step], _Step | None]:
-        """Return a block's convolutions, and its shortcut where it has one."""
-        block, here = self._blocks[index], self._sides[index]
-        convs = _convolutions(self._weights, block)
-        halving = convs[len(convs) // 2 if len(convs) == 3 else 0]
-        steps = []
-        for conv in convs:
-            stride = _stride(block) if conv == halving else 1
-            steps.append(_Step(f"{block}.{conv}", conv, here, stride, conv == convs[-1]))
-            here = -(-here // stride)
-        if f"{block}.{_SHORTCUT}.weight" not in self._weights:
-            return steps, None
-        name = f"{block}.{_SHORTCUT}"
-        return steps, _Step(name, _SHORTCUT, self._sides[index], _stride(block), True)
-
     def _convolve(
-        self, x: Tensor, step: _Step, site_map: SiteMap | None, frozen: Tensor | None = None
+        self, x: Tensor, step: Step, site_map: SiteMap | None, frozen: Tensor | None = None
     ) -> Tensor:
         """Convolve maps (..., side side, C) to (..., positions, d_out)."""
         kernel = self._weights[f"{step.name}.weight"]
@@ -268,17 +244,6 @@ class ResNetBackbone(Head):
         patches = Patches(x.view(*lead, step.side, step.side, -1), size, stride)
         return site_map(step.name, patches, frozen)
 
-    def _all_sides(self) -> list[int]:
-        """Return the side of the maps that enter each block."""
-        side = -(-int(self._plan["side"]) // int(self._plan["stem_stride"]))
-        if self._plan["stem_pool"]:
-            side = -(-side // 2)
-        sides = []
-        for block in self._blocks:
-            sides.append(side)
-            side = -(-side // _stride(block))
-        return sides
-
 
 def _stem(weights: Mapping[str, Tensor], images: Tensor, stride: int) -> Tensor:
     kernel = weights["stem.weight"]
@@ -291,67 +256,3 @@ def _stem(weights: Mapping[str, Tensor], images: Tensor, stride: int) -> Tensor:
 
 def _format(part: Tensor) -> torch.memory_format:
     return torch.channels_last if part.ndim == 4 else torch.contiguous_format
-
-
-def _stride(block: str) -> int:
-    _, stage, number = block.split(".")
-    return 2 if number == "0" and stage != "0" else 1
-
-
-def _convolutions(weights: Mapping[str, Tensor], block: str) -> list[str]:
-    return [f"conv{j}" for j in (1, 2, 3) if f"{block}.conv{j}.weight" in weights]
-
-
-def _maps(weights: Mapping[str, Tensor], block: str) -> list[str]:
-    """Name a block's convolutions in the order in which they are called."""
-    shortcut = [_SHORTCUT] if f"{block}.{_SHORTCUT}.weight" in weights else []
-    return [*_convolutions(weights, block), *shortcut]
-
-
-def _check(weights: Mapping[str, Tensor]) -> list[str]:
-    """Return the blocks, in order, of tensors that make a network."""
-    found = {m[1] for name in weights if (m := re.match(r"(stages\.\d+\.\d+)\.", name))}
-    blocks = sorted(found, key=lambda block: tuple(map(int, block.split(".")[1:])))
-    names = ["stem.weight", "stem.bias"]
-    for block in blocks or ["stages.0.0"]:
-        maps = {"conv1", "conv2", *_maps(weights, block)}
-        names += [f"{block}.{conv}.{part}" for conv in maps for part in ("weight", "bias")]
-    names += ["head.weight", "head.bias"] if {"head.weight", "head.bias"} & set(weights) else []
-    check_names("residual network", weights, names)
-    places = [(int(s), int(b)) for _, s, b in (block.split(".") for block in blocks)]
-    follows = all(after in ((s, b + 1), (s + 1, 0)) for (s, b), after in pairwise(places))
-    if places[:1] != [(0, 0)] or not follows:
-        raise InvalidValueError(
-            f"Expected stages and blocks that count from 0 without gaps; got {', '.join(blocks)}."
-        )
-    width = _check_kernel(weights, "stem", None)
-    for block in blocks:
-        inner = width
-        for conv in _convolutions(weights, block):
-            inner = _check_kernel(weights, f"{block}.{conv}", inner)
-        if f"{block}.shortcut.weight" in weights:
-            width = _check_kernel(weights, f"{block}.shortcut", width)
-        if inner != width:
-            raise InvalidValueError(
-                f"Expected {block} to end with the {width} channels of what it is added to; it "
-                f"has {inner}."
-            )
-    if "head.weight" in weights:
-        check_shape("head.weight", weights["head.weight"], (len(weights["head.bias"]), width))
-    return blocks
-
-
-def _check_kernel(weights: Mapping[str, Tensor], name: str, channels: int | None) -> int:
-    kernel = weights[f"{name}.weight"]
-    if (
-        kernel.ndim != 4
-        or kernel.shape[2] != kernel.shape[3]
-        or kernel.shape[2] % 2 == 0
-        or channels not in (None, kernel.shape[1])
-    ):
-        raise InvalidValueError(
-            f"Expected {name}.weight of shape (channels out, {channels or 'channels in'}, k, k) "
-            f"with k odd; got {tuple(kernel.shape)}."
-        )
-    check_shape(f"{name}.bias", weights[f"{name}.bias"], (len(kernel),))
-    return len(kernel)

@@ -99,7 +99,7 @@ def cifar100_pool(
     part = check_split(split)
     check_labels(labels)
     judged = evaluation(part, evaluate)
-    if isinstance(num_tasks, bool) or num_tasks not in NUM_TASKS:
+    if not isinstance(num_tasks, int) or num_tasks not in NUM_TASKS:
         raise InvalidValueError(f"Expected num_tasks as one of {NUM_TASKS}; got {num_tasks!r}.")
     check_per_class(train_per_class)
     check_per_class(test_per_class)

@@ -171,8 +171,11 @@ def best_cut(high: NDArray[np.float64], low: NDArray[np.float64]) -> tuple[float
 def update_file(path: Path, pool: str, found: dict[str, Any]) -> None:
     """Replace one pool's entry in a JSON file of thresholds, of its `scores` those found alone.
 
+    Scores that were found with another frozen network than the new entry go.
+
     Raises:
-        StateError: scores alone were found, for a pool that has no entry yet.
+        StateError: scores alone were found, for a pool that has no entry yet, or one of another
+            frozen network.
     """
     table = json.loads(path.read_text()) if path.exists() else {}
     if "scores" in found and pool not in table:
@@ -181,8 +184,20 @@ def update_file(path: Path, pool: str, found: dict[str, Any]) -> None:
             "without router and observe_signals first."
         )
     entry = table.get(pool, {})
-    scores = entry.get("scores", {}) | found.get("scores", {})
+    new = found.get("scores", {})
+    if any(_other_network(entry, one) for one in new.values()):
+        raise StateError(
+            f"Expected scores found with the frozen network of the thresholds of {pool!r} in "
+            f"{path}, {entry['backbone']}; they were found with another. Calibrate without router "
+            "and observe_signals first."
+        )
+    scores = ({} if _other_network(entry, found) else entry.get("scores", {})) | new
     whole = entry | found if "scores" in found else found
     table[pool] = whole | ({"scores": scores} if scores else {})
     text = json.dumps(table, indent=2) + "\n"
     write_whole(path, lambda file: file.write_text(text))
+
+
+def _other_network(entry: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
+    known = entry.get("backbone"), found.get("backbone")
+    return None not in known and known[0] != known[1]

@@ -41,7 +41,8 @@ class Visit:
             bank other than the recalled one, zero in empty slots; None: another bank.
         basis: site -> (beta (n, d_out, k), alpha (n, d_in, k)), the bases of a bank that shares
             them, zero columns where there are fewer; None: another bank.
-        extra: whatever a learner's `prepare` hands to its runs, by name, with leading n.
+        extra: whatever runs are handed by name, with leading n: by a learner's `prepare`, or by
+            `nsr_gym.learning.validating`, which has them measure on validation images too.
     """
 
     tasks: Tensor

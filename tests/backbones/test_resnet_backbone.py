@@ -180,3 +180,11 @@ def test_blocks_that_do_not_follow_each_other_are_refused() -> None:
         del narrow[f"stages.1.0.shortcut.{part}"]
     with pytest.raises(InvalidValueError, match=r"stages\.1\.0 to end with the 4 channels"):
         ResNetBackbone(narrow, side=8)
+
+
+def test_a_block_that_halves_its_maps_needs_a_shortcut() -> None:
+    made = resnet_weights((4, 4))
+    for part in ("weight", "bias"):
+        made.pop(f"stages.1.0.shortcut.{part}", None)
+    with pytest.raises(InvalidValueError, match=r"stages\.1\.0\.shortcut\.weight.*halves"):
+        ResNetBackbone(made, side=8)

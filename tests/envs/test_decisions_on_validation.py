@@ -134,17 +134,17 @@ def test_the_bank_gives_up_what_validation_images_say_is_worst(
         TaskPool(name="p", split="test", tasks=tuple(tasks)), backbone,
         **SETTINGS | {"capacity": 2, "retention": "importance", "updates": 16},
     )  # fmt: skip
-    env.reset(seed=0)
+    env.reset(seed=2)
     reached = {}
     for _ in range(3):
         *_, info = env.step(np.array([0, 2, ADD]))
         reached[info["task_name"]] = info["accuracy_after"]
     bank = env.engine.memory.bank
     kept = {f"t{task}" for task in bank.tags["task"][0, bank.occupied[0]]}
-    worst = "t0" if validated else min(reached, key=lambda name: reached[name])
-    if validated:
-        assert reached["t0"] > 0.5  # on test images it is not bad at all
-    assert info["task_name"] == worst or worst not in kept
+    # Of the two that are held when the third comes, test images say that the other is worse.
+    assert list(reached) == ["t2", "t0", "t1"]
+    assert 0.5 < reached["t2"] < reached["t0"]
+    assert kept == {"t1", "t2" if validated else "t0"}
     env.close()
 
 

@@ -255,10 +255,14 @@ def test_where_data_is_missing_the_error_says_how_to_get_it(tmp_path: Path) -> N
         ({"cache": True}, InvalidValueError, "False"),
         ({"root": 3}, InvalidValueError, "root as a string"),
         ({"order": "natral"}, UnknownNameError, "'natural'"),
+        ({"cache": ""}, InvalidValueError, "cache as a folder"),
         ({"division": 7}, InvalidValueError, r"\(5, 10, 20\)"),
+        ({"division": 10.0}, InvalidValueError, r"\(5, 10, 20\)"),
         ({"num_tasks": 21}, InvalidValueError, "at most 20"),
         ({"prefix_dtype": "float8"}, UnknownNameError, "float16"),
+        ({"prefix_dtype": ["float16"]}, UnknownNameError, "float16"),
         ({"weights_sha256": "0123"}, FileFormatError, "hash 0123"),
+        ({"weights_sha256": "0123", "weights": None}, InvalidValueError, "random weights"),
         ({"evaluate": "train"}, UnknownNameError, "evaluation"),
     ],
 )  # fmt: skip
@@ -270,6 +274,12 @@ def test_arguments_that_do_not_fit_are_answered(
 ) -> None:
     with pytest.raises(error, match=text):
         gym.make(CIFAR, **arguments(CIFAR) | {"split": "test"} | given)
+
+
+@pytest.mark.parametrize("manifest", [None, ["offline5"], "offlin5"])
+def test_a_manifest_that_does_not_exist_is_answered(manifest: Any) -> None:
+    with pytest.raises(UnknownNameError, match="'offline5'"):
+        gym.make(FIVE, manifest=manifest)
 
 
 @pytest.mark.parametrize("name", ["vit-small-32", "resnet-small-32", "resnet18"])

@@ -122,6 +122,19 @@ def test_images_are_answered_in_pieces_that_fit_into_memory(
     np.testing.assert_array_equal(cut.right, whole.right)
 
 
+def test_episodes_with_fewer_tasks_than_there_may_be(make_env: Make) -> None:
+    env = make_env("NSR/MixedDigits-v0", num_tasks=[2, 4], learning_steps=1, updates=1)
+    engine, seen = env.engine, set()
+    for seed in range(6):
+        env.reset(seed=seed)
+        env.step(np.array([0, 3, ADD]))
+        tasks, found = int(engine.num_tasks[0]), routed_accuracy(env, "ncm")
+        for values in (found.accuracy[0], found.right[0]):
+            assert np.isnan(values).tolist() == [i >= tasks for i in range(4)]
+        seen.add(tasks)
+    assert min(seen) < 4
+
+
 def test_weights_of_one_pick_an_entry_and_weights_of_zero_the_backbone(make_env: Make) -> None:
     env = filled(make_env)
     dynamics, bank = env.engine.dynamics, env.engine.memory.bank

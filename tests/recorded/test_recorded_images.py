@@ -207,6 +207,8 @@ def test_a_table_says_what_it_was_recorded_with(
         (CIFAR, {"split": "train"}, StateError, "split 'train'.*live"),
         (FIVE, {"manifest": "five_datasets/l2p_torch"}, StateError, r"l2p_torch.*record"),
         (FIVE, {"manifest": "offlin5"}, UnknownNameError, "'offline5'"),
+        (FIVE, {"manifest": ["offline5"]}, UnknownNameError, "'offline5'"),
+        (FIVE, {"prefix_dtype": "float8"}, UnknownNameError, "float16"),
         (FIVE, {"num_tasks": 6}, InvalidValueError, "at most 5"),
         (FIVE, {"dynamics": "recoded"}, UnknownNameError, "'recorded'"),
     ],

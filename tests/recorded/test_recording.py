@@ -134,6 +134,34 @@ def test_parts_of_another_recording_are_refused(
         Recorder(small_env(learning_rate=0.02).engine, plan, tmp_path)
 
 
+def test_damaged_parts_are_named(tmp_path: Path, small_env: MakeEnv, plan: RecordingPlan) -> None:
+    recorder = Recorder(small_env().engine, plan, tmp_path)
+    (tmp_path / "supports.safetensors").write_bytes(b"half of it")
+    with pytest.raises(FileFormatError, match=r"supports\.safetensors.*remove it"):
+        recorder.record()
+    (tmp_path / "recording.json").write_text("{")
+    with pytest.raises(StateError, match="another recording"):
+        Recorder(small_env().engine, plan, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("part", "argument"), [("test", "test_per_class"), ("validation", "val_per_class")]
+)
+def test_tasks_with_different_numbers_of_images_are_refused(
+    part: str, argument: str, tmp_path: Path, small_env: MakeEnv, plan: RecordingPlan
+) -> None:
+    engine = small_env().engine
+    pool, tasks = engine.dynamics.pool, []
+    for i, task in enumerate(pool):
+        less = {"x_val": task.x_train[: 9 + i], "y_val": task.y_train[: 9 + i]}
+        if part == "test":
+            less = {"x_test": task.x_test[i:], "y_test": task.y_test[i:]}
+        tasks.append(replace(task, **less))
+    engine.dynamics.pool = replace(pool, tasks=tuple(tasks))
+    with pytest.raises(InvalidValueError, match=rf"equally many {part} images.*{argument}"):
+        Recorder(engine, plan, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
@@ -153,7 +181,7 @@ def test_too_few_tasks_are_refused(tmp_path: Path, small_env: MakeEnv) -> None:
         Recorder(small_env().engine, RecordingPlan(), tmp_path)
 
 
-@pytest.mark.parametrize("damage", ["missing", "flipped", "card", "newer", "nested"])
+@pytest.mark.parametrize("damage", ["missing", "flipped", "card", "newer", "nested", "settings"])
 def test_damaged_tables_are_refused(table_folder: Path, tmp_path: Path, damage: str) -> None:
     folder = tmp_path / "table"
     shutil.copytree(table_folder, folder)
@@ -166,6 +194,8 @@ def test_damaged_tables_are_refused(table_folder: Path, tmp_path: Path, damage: 
         losses.write_bytes(content)
     elif damage == "card":
         card.write_text(card.read_text()[:-100])
+    elif damage == "settings":
+        card.write_text(json.dumps(json.loads(card.read_text()) | {"settings": None}))
     elif damage == "nested":
         card.write_text("[" * 100_000)
     else:
