@@ -34,7 +34,7 @@ def pretrain(
     ] = None,
     recipe: Annotated[
         str | None,
-        typer.Option(help="cpu (two cores, below an hour) or gpu. (what the device suggests)"),
+        typer.Option(help="cpu (two cores, about an hour) or gpu. (what the device suggests)"),
     ] = None,
     device: Annotated[str, typer.Option(help="Where to train: cpu, cuda, cuda:1, ...")] = "cpu",
     threads: Annotated[

@@ -72,4 +72,4 @@ RECIPES: Mapping[str, Mapping[str, ImageRecipe]] = {
         "gpu": ImageRecipe(epochs=60, batch_size=512, learning_rate=4e-3, mixup=0.2),
     },
 }
-"""Model -> recipe. `"cpu"` is made for two cores and less than an hour."""
+"""Model -> recipe. `"cpu"` takes two cores about an hour (residual network: less)."""
