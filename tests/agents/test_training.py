@@ -278,7 +278,9 @@ def test_a_recorded_environment_stands_for_the_live_one_where_it_takes_the_argum
 def test_ppo_comes_within_two_percent_of_the_similarity_rule_on_streams_it_never_saw(
     tmp_path: Path,
 ) -> None:
-    chosen = TrainingConfig.from_files(RECORDED, steps=65_536)
+    # The pointer network gets there on every processor; how far the other gets depends on how
+    # its sums are rounded.
+    chosen = TrainingConfig.from_files(RECORDED, steps=32_768, network="pointer")
     best = train(chosen, tmp_path).scores["best"]["return"]
     seeds = range(FIRST_VALIDATION_SEED, FIRST_VALIDATION_SEED + 32)
     rule = play(RECORDED, "similarity", seeds, arguments={"split": "train", "reward": "online"})
