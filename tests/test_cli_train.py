@@ -124,17 +124,17 @@ def test_another_run_under_the_same_name_is_refused(call: Call, tmp_path: Path) 
 def test_a_stopped_command_says_so_and_goes_on_where_it_was(tmp_path: Path) -> None:
     command = [shutil.which("nsr-gym", path=Path(sys.executable).parent) or "nsr-gym", "train"]
     command += [PAGING, *SHORT, "--runs", str(tmp_path)]
-    command[command.index("512")] = "2048"
+    command[command.index("512")] = "8192"
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert process.stderr is not None
-    assert process.stderr.readline().startswith("seed 0: 128 of 2,048 steps")
+    assert process.stderr.readline().startswith("seed 0: 128 of 8,192 steps")
     process.send_signal(signal.SIGINT)
     _, rest = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "stopped; the same command goes on where it was." in rest
     again = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    assert "seed 0: 2,048 of 2,048 steps" in again.stderr
-    assert "seed 0: 128 of 2,048 steps" not in again.stderr, "what was made is not made again"
+    assert "seed 0: 8,192 of 8,192 steps" in again.stderr
+    assert "seed 0: 128 of 8,192 steps" not in again.stderr, "what was made is not made again"
