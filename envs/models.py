@@ -148,27 +148,6 @@ class LiveModels:
         found = self.learner.accuracy(images, adapters, base, rows)
         return found.cpu().numpy().astype(np.float64)
 
-    def validation_accuracy(
-        self,
-        tasks: Ints,
-        adapters: Adapters | None,
-        base: Deltas | None = None,
-        rows: Ints | None = None,
-    ) -> Floats | None:
-        """Return the accuracy (n,) on validation images; None where the pool has none.
-
-        Args:
-            tasks: as in `test_accuracy`, like the others.
-            adapters: the model.
-            base: below it.
-            rows: the episodes.
-        """
-        if not self.data.validated:
-            return None
-        images = self.data.validation(self.tensor(tasks))
-        found = self.learner.accuracy(images, adapters, base, rows)
-        return found.cpu().numpy().astype(np.float64)
-
     def shared_model(
         self, bank: TaskKnowledgeBank, rows: Ints
     ) -> tuple[Adapters | None, Deltas | None] | None:

@@ -19,6 +19,7 @@ from nsr_gym.backbones.pretrain import Recipe, pretrain_mlp
 from nsr_gym.datasets import cifar_files, packed_files
 from nsr_gym.envs import ContinualEnv, ContinualVectorEnv
 from nsr_gym.envs.starts import adapters_of
+from nsr_gym.errors import StateError
 from nsr_gym.learning.kinds import LEARNERS, MODIFIERS, learner_class
 from nsr_gym.tasks import Task, TaskPool
 
@@ -187,7 +188,8 @@ def test_the_observation_shows_the_accuracy_of_entries_on_validation_images(
     held = np.flatnonzero(bank.occupied[0])
     rows, tasks = np.zeros(len(held), dtype=np.int64), bank.tags["task"][0, held]
     entries = adapters_of(bank, rows, held)
-    expected = dynamics.validation_accuracy(tasks, entries)
+    held_out = dynamics.data.validation(dynamics.tensor(tasks))
+    expected = dynamics.learner.accuracy(held_out, entries).cpu().numpy()
     # An entry is what was trained, up to the rounding of its canonical form.
     np.testing.assert_allclose(bank.accuracy[0, held], expected, atol=1.01 / 20)
     assert (bank.accuracy[0, held] == expected).any()
@@ -205,7 +207,8 @@ def test_without_validation_images_it_is_the_test_accuracy(images: Callable[...,
     assert bank.accuracy[0, 0] == info["accuracy_after"]
     assert not dynamics.data.validated
     assert "accuracy" not in dynamics.result(np.array([0]))
-    assert dynamics.validation_accuracy(np.array([0]), None) is None
+    with pytest.raises(StateError):
+        dynamics.data.validation(dynamics.tensor(np.array([0])))
 
 
 def test_only_visits_with_a_bank_are_measured_twice(
