@@ -177,17 +177,20 @@ class TaskKnowledgeBank(BankState):
         single = self._is_single(embedding)
         chosen = self._rows(rows, distinct=False)
         query = unit(embedding, len(chosen), self.embedding_dim)
-        n, k = len(chosen), self.slots
+        occupied = self.occupied[chosen]
+        # Slots fill from the first on, so those behind the last entry hold nothing to look at.
+        k = 1 + int(np.flatnonzero(occupied.any(axis=0)).max(initial=0))
+        n, occupied = len(chosen), occupied[:, :k]
         if n == 1:
-            stored = self.embedding[chosen[0], None]
+            stored = self.embedding[chosen[0], None, :k]
         else:
             everything = n == self.num_banks and bool((chosen == np.arange(n)).all())
-            stored = self.embedding if everything else self.embedding[chosen]
+            stored = self.embedding[:, :k] if everything else self.embedding[chosen, :k]
         if k <= SMALL:
             scores = np.einsum("nkd,nd->nk", stored, query)
         else:
             scores = np.matmul(stored, query[:, :, None])[:, :, 0]
-        scores = np.where(self.occupied[chosen], scores, np.float32(-np.inf))
+        scores = np.where(occupied, scores, np.float32(-np.inf))
         best = top(scores, min(top_n, k))
         values = scores[np.arange(n)[:, None], best]
         there = values > -np.inf

@@ -73,6 +73,20 @@ def test_what_is_not_there_or_below_the_threshold_is_not_valid() -> None:
     assert np.isfinite(found.similarity).all()
 
 
+def test_recall_looks_past_holes_and_not_at_what_was_removed() -> None:
+    bank = filled(6)
+    query = np.arange(6, 14)[::-1]
+    for slot in (1, 4, 5):
+        bank.remove(slot)
+    assert bank.recall(query, top_n=5).slot.tolist() == [0, 2, 3, -1, -1]
+    bank.remove(0)
+    assert bank.recall(query, top_n=2).slot.tolist() == [2, 3]
+    bank.clear()
+    found = bank.recall(query, top_n=2)
+    assert found.slot.tolist() == [-1, -1]
+    assert not found.valid.any()
+
+
 def test_recall_does_not_count_as_use_and_mark_recalled_does() -> None:
     bank = filled(3, capacity=3)
     before = state(bank)
