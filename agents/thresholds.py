@@ -12,6 +12,7 @@ from typing import Any
 from nsr_gym.errors import InvalidValueError, StateError
 
 THRESHOLDS_FILE = "thresholds.json"
+_AT, _DIGITS = "@", 12
 
 
 @dataclass(frozen=True)
@@ -43,24 +44,43 @@ def thresholds(env: Any) -> Thresholds:
     Raises:
         StateError: none were calibrated, or with another network.
     """
-    pool, table = env.unwrapped.engine.pool_name, _table()
-    if pool not in table:
+    found, pool = _find(env), env.unwrapped.engine.pool_name
+    if found is not None:
+        return found
+    pools = dict.fromkeys(key.split(_AT)[0] for key in _table())
+    if pool not in pools:
         raise StateError(
-            f"No thresholds were calibrated for the tasks {pool!r}, only for {', '.join(table)}; "
+            f"No thresholds were calibrated for the tasks {pool!r}, only for {', '.join(pools)}; "
             "pass threshold=..., or find one with nsr_gym.evaluation.calibrate."
         )
-    if not _fits(table[pool], env):
-        raise StateError(
-            f"The thresholds of the tasks {pool!r} were calibrated with another frozen network "
-            f"than this one ({table[pool].backbone}, not {backbone_of(env)}); pass "
-            "threshold=..., or find one with nsr_gym.evaluation.calibrate."
-        )
-    return table[pool]
+    raise StateError(
+        f"The thresholds of the tasks {pool!r} were calibrated with another frozen network than "
+        f"this one ({backbone_of(env)}); pass threshold=..., or find one with "
+        "nsr_gym.evaluation.calibrate."
+    )
 
 
-def _fits(found: Thresholds, env: Any) -> bool:
-    own = backbone_of(env)
-    return found.backbone is None or own is None or found.backbone == own
+def entry_key(pool: str, backbone: str) -> str:
+    """Return the key of a pool's thresholds with another network than those under the pool's name.
+
+    Args:
+        pool: name of the tasks.
+        backbone: fingerprint of the network.
+    """
+    return f"{pool}{_AT}{backbone[:_DIGITS]}"
+
+
+def _find(env: Any) -> Thresholds | None:
+    """Return what was calibrated for an environment's pool of tasks and its network, if anything.
+
+    Where the network is not known, or that of the thresholds is not, they are taken to fit.
+    """
+    pool, own = env.unwrapped.engine.pool_name, backbone_of(env)
+    for key in (pool,) if own is None else (pool, entry_key(pool, own)):
+        found = _table().get(key)
+        if found is not None and (None in (found.backbone, own) or found.backbone == own):
+            return found
+    return None
 
 
 def backbone_of(env: Any) -> str | None:
@@ -100,10 +120,8 @@ def score_threshold(env: Any, name: str, given: float | None, default: float) ->
     """
     if given is not None:
         return share("threshold", given)
-    found = _table().get(env.unwrapped.engine.pool_name)
-    if found is None or not _fits(found, env):
-        return default
-    return found.scores.get(name, default)
+    found = _find(env)
+    return default if found is None else found.scores.get(name, default)
 
 
 def share(name: str, value: float) -> float:

@@ -12,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from nsr_gym.agents.thresholds import backbone_of
+from nsr_gym.agents.thresholds import backbone_of, entry_key
 from nsr_gym.errors import DataError, StateError
 from nsr_gym.files import write_whole
 from nsr_gym.registry import make_agent
@@ -171,33 +171,28 @@ def best_cut(high: NDArray[np.float64], low: NDArray[np.float64]) -> tuple[float
 def update_file(path: Path, pool: str, found: dict[str, Any]) -> None:
     """Replace one pool's entry in a JSON file of thresholds, of its `scores` those found alone.
 
-    Scores that were found with another frozen network than the new entry go.
+    Where the pool's entry was found with another frozen network, it stays, and the new one comes
+    beside it (see `nsr_gym.agents.thresholds.entry_key`).
 
     Raises:
-        StateError: scores alone were found, for a pool that has no entry yet, or one of another
-            frozen network.
+        StateError: scores alone were found, and there is no entry yet for the pool and network.
     """
     table = json.loads(path.read_text()) if path.exists() else {}
-    if "scores" in found and pool not in table:
+    scores = found.get("scores", {})
+    network = next(
+        (one["backbone"] for one in (found, *scores.values()) if "backbone" in one), None
+    )
+    known = table.get(pool, {}).get("backbone")
+    other = None not in (known, network) and known != network
+    key = entry_key(pool, str(network)) if other else pool
+    if scores and key not in table:
         raise StateError(
-            f"Expected thresholds of {pool!r} in {path} before those of its scores; calibrate "
+            f"Expected thresholds of {key!r} in {path} before those of its scores; calibrate "
             "without router and observe_signals first."
         )
-    entry = table.get(pool, {})
-    new = found.get("scores", {})
-    if any(_other_network(entry, one) for one in new.values()):
-        raise StateError(
-            f"Expected scores found with the frozen network of the thresholds of {pool!r} in "
-            f"{path}, {entry['backbone']}; they were found with another. Calibrate without router "
-            "and observe_signals first."
-        )
-    scores = ({} if _other_network(entry, found) else entry.get("scores", {})) | new
+    entry = table.get(key, {})
+    scores = entry.get("scores", {}) | scores
     whole = entry | found if "scores" in found else found
-    table[pool] = whole | ({"scores": scores} if scores else {})
+    table[key] = whole | ({"scores": scores} if scores else {})
     text = json.dumps(table, indent=2) + "\n"
     write_whole(path, lambda file: file.write_text(text))
-
-
-def _other_network(entry: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
-    known = entry.get("backbone"), found.get("backbone")
-    return None not in known and known[0] != known[1]

@@ -8,7 +8,13 @@ import gymnasium as gym
 import pytest
 
 from nsr_gym.agents import thresholds as module
-from nsr_gym.agents.thresholds import Thresholds, backbone_of, score_threshold, thresholds
+from nsr_gym.agents.thresholds import (
+    Thresholds,
+    backbone_of,
+    entry_key,
+    score_threshold,
+    thresholds,
+)
 from nsr_gym.errors import StateError
 
 POOL = "digits-permutation"
@@ -33,6 +39,21 @@ def test_networks_are_known_where_they_matter() -> None:
     assert backbone_of(gym.make("NSR/CyclicDigitsRecorded-v0")) is None
 
 
+def test_several_networks_stand_side_by_side(env: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = backbone_of(env)
+    if own is None:
+        pytest.skip("nothing is known of its network")
+    first, second = (Thresholds(value, 1.0, (), {}, of) for value, of in ((0.9, "x"), (0.8, own)))
+    table = {POOL: first, entry_key(POOL, own): second}
+    monkeypatch.setattr(module, "_table", lambda: table)
+    assert thresholds(env) == second
+    monkeypatch.setattr(module, "backbone_of", lambda _: "x")
+    assert thresholds(env) == first
+    monkeypatch.setattr(module, "backbone_of", lambda _: "y")
+    with pytest.raises(StateError, match=f"tasks '{POOL}'.*another frozen network"):
+        thresholds(env)
+
+
 def test_another_network_has_other_thresholds(env: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     own = backbone_of(env)
     for fits in (None, own):
@@ -43,6 +64,6 @@ def test_another_network_has_other_thresholds(env: Any, monkeypatch: pytest.Monk
     if own is None:  # nothing is known of it
         assert thresholds(env).backbone == "of another"
         return
-    with pytest.raises(StateError, match=f"another frozen network.*of another, not {own}"):
+    with pytest.raises(StateError, match=f"another frozen network than.*{own}"):
         thresholds(env)
     assert score_threshold(env, "rls", None, 0.5) == 0.5

@@ -131,16 +131,20 @@ def test_scores_stay_when_the_rest_is_calibrated_and_the_rest_when_scores_are(
     assert json.loads(path.read_text()) == {"a": {"similarity": 0.6, "scores": scores}}
 
 
-def test_scores_of_another_network_do_not_stay_beside_new_thresholds(tmp_path: Path) -> None:
+def test_thresholds_of_another_network_come_beside(tmp_path: Path) -> None:
     path = tmp_path / "thresholds.json"
     rls, tree = ({name: {"threshold": 0.9, "backbone": "one"}} for name in ("rls", "tree"))
-    update_file(path, "a", {"similarity": 0.5, "backbone": "one"})
+    one, other = ({"similarity": 0.5, "backbone": name} for name in ("one", "other"))
+    update_file(path, "a", one)
     update_file(path, "a", {"scores": rls})
-    update_file(path, "a", {"similarity": 0.6, "backbone": "one"})
-    assert set(json.loads(path.read_text())["a"]["scores"]) == {"rls"}
-    update_file(path, "a", {"similarity": 0.7, "backbone": "other"})
-    assert "scores" not in json.loads(path.read_text())["a"]
-    with pytest.raises(StateError, match=r"frozen network of the thresholds of 'a'.*other;"):
-        update_file(path, "a", {"scores": tree})
+    with pytest.raises(StateError, match=r"'a@other'.*first"):
+        update_file(path, "a", {"scores": {"rls": {"threshold": 0.2, "backbone": "other"}}})
+    update_file(path, "a", other)
+    update_file(path, "a", {"scores": {"rls": {"threshold": 0.2, "backbone": "other"}}})
+    update_file(path, "a", {"scores": tree})
+    found = json.loads(path.read_text())
+    assert set(found) == {"a", "a@other"}
+    assert set(found["a"]["scores"]) == {"rls", "tree"}
+    assert found["a@other"]["scores"]["rls"]["threshold"] == 0.2
     update_file(path, "a", {"scores": {"tree": {"threshold": 0.2}}})  # of one that is not known
     assert json.loads(path.read_text())["a"]["scores"]["tree"]["threshold"] == 0.2
