@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium as gym
 
 from nsr_gym.datasets.sources import VARIABLE
+from nsr_gym.learning.kinds import learner_class
 from nsr_gym.outcomes import shipped_tables
 from nsr_gym.registration import ENVIRONMENTS, environment_family
 
@@ -75,3 +76,9 @@ def playable_ids(family: str | None = None) -> list[str]:
             or {f"{_TABLES[env_id][0]}-{split}" for split in ("train", "test")} <= tables
         )
     ]
+
+
+def bank_for(learner: str) -> str:
+    """Return the bank that a learner takes."""
+    kind = learner_class(learner)
+    return "additive" if kind.sums else "shared_basis" if kind.needs_basis else "per_task"

@@ -9,22 +9,18 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from playable import bank_for
 
 from nsr_gym.bank.kinds import BANKS
 from nsr_gym.envs.parts import HUB
 from nsr_gym.errors import InvalidValueError, UnknownNameError
-from nsr_gym.learning.kinds import LEARNERS, MODIFIERS, learner_class
+from nsr_gym.learning.kinds import LEARNERS, MODIFIERS
 from nsr_gym.routing import ROUTERS
 
 Make = Callable[..., Any]
 
 DISCARD, UPDATE, ADD = range(3)
 ID = "NSR/CyclicDigits-v0"
-
-
-def bank_for(learner: str) -> str:
-    kind = learner_class(learner)
-    return "additive" if kind.sums else "shared_basis" if kind.needs_basis else "per_task"
 
 
 def fitting() -> list[tuple[str, str]]:
