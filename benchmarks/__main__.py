@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 
-from benchmarks import recall, training_time, truncation, vector_steps, visits
+from benchmarks import image_visits, recall, training_time, truncation, vector_steps, visits
 
 
 def main() -> None:
@@ -15,7 +15,7 @@ def main() -> None:
             "The benchmarks compare with Hugging Face PEFT, which is not installed: use "
             "`make bench`, or install it with `pip install -e '.[peft]'`."
         )
-    for benchmark in (recall, truncation, vector_steps, training_time, visits):
+    for benchmark in (recall, truncation, vector_steps, training_time, visits, image_visits):
         print(f"== {benchmark.__name__.removeprefix('benchmarks.')}", flush=True)
         benchmark.main()
 
