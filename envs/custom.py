@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from nsr_gym.backbones.base import Backbone
 from nsr_gym.envs.arguments import FACE_ARGUMENTS
 from nsr_gym.envs.build import live_engine, open_device
-from nsr_gym.envs.config import EpisodeConfig
+from nsr_gym.envs.config import EpisodeConfig, VisitConfig
 from nsr_gym.envs.engine import EpisodeEngine
+from nsr_gym.envs.ordered import OrderedConfig
 from nsr_gym.envs.single import EngineEnv
 from nsr_gym.envs.vector import EngineVectorEnv
 from nsr_gym.learning.data import TaskData
@@ -18,7 +20,9 @@ from nsr_gym.tasks import TaskPool
 class ContinualEnv(EngineEnv):
     """Continual-learning episodes on a pool of your own tasks.
 
-    Spaces, rewards and arguments are those of `NSR/CyclicDigits-v0` (less `tasks`).
+    Spaces, rewards and arguments are those of `NSR/CyclicDigits-v0` (less `tasks`). An imported
+    stream is played in its own order by `ContinualEnv(stream.pool, backbone,
+    visits=stream.visits)`, see `nsr_gym.datasets.ImportedStream`.
     """
 
     def __init__(
@@ -26,6 +30,7 @@ class ContinualEnv(EngineEnv):
         pool: TaskPool,
         backbone: Backbone,
         *,
+        visits: Sequence[int] | None = None,
         render_mode: str | None = None,
         **arguments: Any,
     ) -> None:
@@ -34,13 +39,18 @@ class ContinualEnv(EngineEnv):
         Args:
             pool: the tasks; its split becomes the environment's.
             backbone: a frozen network that takes the pool's images.
+            visits: (V,) positions in the pool, one per visit: the order of every episode,
+                whatever its seed, in place of `num_tasks`, `cycles`, `schedule` and
+                `markov_noise`. All tasks of the pool take part. None: each episode draws its
+                own order.
             render_mode: None, `"ansi"` or `"rgb_array"`.
             **arguments: of `EpisodeConfig`.
 
         Raises:
+            UnknownNameError: an argument does not exist; the message names the closest.
             InvalidValueError: arguments that do not fit each other, the pool or the backbone.
         """
-        super().__init__(_engine(pool, backbone, arguments, 1), render_mode=render_mode)
+        super().__init__(_engine(pool, backbone, visits, arguments, 1), render_mode=render_mode)
 
 
 class ContinualVectorEnv(EngineVectorEnv):
@@ -52,6 +62,7 @@ class ContinualVectorEnv(EngineVectorEnv):
         backbone: Backbone,
         num_envs: int = 1,
         *,
+        visits: Sequence[int] | None = None,
         autoreset_mode: str = "next_step",
         max_episode_steps: int | None = None,
         render_mode: str | None = None,
@@ -59,7 +70,7 @@ class ContinualVectorEnv(EngineVectorEnv):
     ) -> None:
         """Build the environments; see `ContinualEnv`."""
         super().__init__(
-            _engine(pool, backbone, arguments, num_envs),
+            _engine(pool, backbone, visits, arguments, num_envs),
             autoreset_mode=autoreset_mode,
             max_episode_steps=max_episode_steps,
             render_mode=render_mode,
@@ -67,9 +78,18 @@ class ContinualVectorEnv(EngineVectorEnv):
 
 
 def _engine(
-    pool: TaskPool, backbone: Backbone, arguments: dict[str, Any], num_episodes: int
+    pool: TaskPool,
+    backbone: Backbone,
+    visits: Sequence[int] | None,
+    arguments: dict[str, Any],
+    num_episodes: int,
 ) -> EpisodeEngine:
-    config = EpisodeConfig.from_arguments({"split": pool.split} | arguments, others=FACE_ARGUMENTS)
+    chosen = {"split": pool.split} | arguments
+    config: VisitConfig
+    if visits is None:
+        config = EpisodeConfig.from_arguments(chosen, others=("visits", *FACE_ARGUMENTS))
+    else:
+        config = OrderedConfig.of_pool(pool, visits, chosen)
     placed = backbone.to(open_device(config.device))
     data = TaskData(pool, placed, own_heads=config.head == "trained")
     return live_engine(data, placed, config, num_episodes)

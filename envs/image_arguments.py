@@ -34,6 +34,13 @@ ADAPT: dict[str, tuple[str, ...]] = {
 """Backbone -> the sites that adapters modify unless asked otherwise: those of the last block, so
 that all blocks before it are frozen work that is done once for each image."""
 
+FUSED_ADAPT: dict[str, tuple[str, ...]] = {
+    "vit-small-32": (r"blocks\.5\.attn\.qkv",),
+    "vit_b_16": (r"blocks\.11\.attn\.qkv",),
+    "vit_b_32": (r"blocks\.11\.attn\.qkv",),
+}
+"""The same with `fused`: query, key and value of the last block as one site."""
+
 _SMALL = ("vit-small-32", "resnet-small-32")
 _SMALL_SIDE, _LARGE_SIDE = 32, 224
 _SHIPPED = "DEFAULT"
@@ -59,6 +66,8 @@ class ImageArguments(Arguments):
             that `nsr-gym pretrain` wrote, or a file of torchvision's), or None for random ones.
         weights_sha256: what the weights' file must hash to, or the first digits of it.
         adapt: names or regular expressions of the adapted sites; None: see `ADAPT`.
+        fused: of a vision transformer: whether query, key and value are one site, `attn.qkv`, as
+            in adapters of timm's networks; `adapt` None is then filled in from `FUSED_ADAPT`.
         image_size: side of the images in pixels; None: 32 for the small backbones, 224 for
             torchvision's.
         cache: folder of cached features; None: `features` where the data lies; False: none is
@@ -77,6 +86,7 @@ class ImageArguments(Arguments):
     weights: str | None = _SHIPPED
     weights_sha256: str | None = None
     adapt: tuple[str, ...] | None = None
+    fused: bool = False
     image_size: int | None = None
     cache: str | bool | None = None
     prefix_dtype: str = "float32"
@@ -86,7 +96,8 @@ class ImageArguments(Arguments):
 
         Raises:
             UnknownNameError: a backbone or a type of features that does not exist.
-            InvalidValueError: a value of another type, or a hash of random weights.
+            InvalidValueError: a value of another type, a hash of random weights, or `fused` that
+                does not fit backbone or sites.
         """
         check_choices(self, {"backbone": tuple(ADAPT), "prefix_dtype": ("float16", "float32")})
         # Paths become strings: what describes an environment is plain JSON.
@@ -109,6 +120,7 @@ class ImageArguments(Arguments):
                 f"{self.weights_sha256!r}."
             )
         object.__setattr__(self, "adapt", _names("adapt", self.adapt))
+        self._check_fused()
 
     @property
     def side(self) -> int:
@@ -131,6 +143,23 @@ class ImageArguments(Arguments):
             NsrGymError: an argument out of range.
         """
         raise NotImplementedError
+
+    def _check_fused(self) -> None:
+        if not isinstance(self.fused, bool):
+            raise InvalidValueError(f"Expected fused to be a bool; got {self.fused!r}.")
+        if self.fused and self.backbone not in FUSED_ADAPT:
+            raise InvalidValueError(
+                f"Expected fused=False for {self.backbone}, which has no attention; it is for "
+                f"{', '.join(FUSED_ADAPT)}."
+            )
+        if self.fused and self.adapt is None:
+            object.__setattr__(self, "adapt", FUSED_ADAPT[self.backbone])
+        named = [name for name in self.adapt or () if name.endswith("qkv")]
+        if named and not self.fused and self.backbone in FUSED_ADAPT:
+            raise InvalidValueError(
+                f"Expected fused=True with adapt={named}: query, key and value are one site only "
+                'then. Or name them apart, such as "blocks.0.attn.[qkv]".'
+            )
 
     def features(self) -> FeatureCache | None:
         """Return where features are kept on disk; None: nowhere."""
@@ -155,12 +184,14 @@ class ImageArguments(Arguments):
         if self.backbone not in _SMALL:
             return torchvision_backbone(
                 self.backbone, weights=self.weights, sha256=self.weights_sha256, adapt=adapt,
-                image_side=self.side, device=device,
+                fused=self.fused, image_side=self.side, device=device,
             )  # fmt: skip
         if self.weights is None:
-            return _random(self.backbone, adapt, device)
+            return _random(self.backbone, adapt, self.fused, device)
         folder = None if self.weights == _SHIPPED else Path(self.weights)
-        found = image_backbone(self.backbone, folder=folder, adapt=adapt, device=device)
+        found = image_backbone(
+            self.backbone, folder=folder, adapt=adapt, fused=self.fused, device=device
+        )
         if self.weights_sha256 and not found.fingerprint.startswith(self.weights_sha256.lower()):
             raise FileFormatError(
                 f"Expected weights of {self.backbone} with the hash {self.weights_sha256}; these "
@@ -258,12 +289,15 @@ def _names(argument: str, value: Any) -> tuple[str, ...] | None:
     return names
 
 
-def _random(name: str, adapt: Sequence[str], device: str) -> ViTBackbone | ResNetBackbone:
+def _random(
+    name: str, adapt: Sequence[str], fused: bool, device: str
+) -> ViTBackbone | ResNetBackbone:
     import torch
 
     from nsr_gym.backbones.entrance import Entrance
     from nsr_gym.backbones.image_models import PLANS
 
     plan = PLANS[name]
-    initial = plan.initial(1, torch.Generator().manual_seed(0))
-    return plan.backbone(plan.folded(initial), entrance=Entrance(), adapt=adapt, device=device)
+    tensors = plan.folded(plan.initial(1, torch.Generator().manual_seed(0)))
+    arguments: dict[str, Any] = {"fused": True} if fused else {}
+    return plan.backbone(tensors, entrance=Entrance(), adapt=adapt, device=device, **arguments)

@@ -75,6 +75,7 @@ class SplitCIFAR100Env(ImagesEnv):
     | `weights_sha256` | None | what they must hash to |
     | `adapt` | None | names or regular expressions of the adapted sites; None: query and value |
     | | | of the last block, its last convolution, or all three (`"resnet50"`) |
+    | `fused` | False | transformers: query, key and value are one site, `blocks.5.attn.qkv` |
     | `image_size` | None | side in pixels; None: 32, or 224 for torchvision's backbones |
     | `root` | None | where the data lies |
     | `download` | False | whether to fetch missing official files |

@@ -68,8 +68,8 @@ class PlayedDevice(TorchFunctionMode):
             return DEVICE if place(args[0]) == DEVICE else CPU
         if name == "Tensor.is_cuda.__get__":
             return place(args[0]) == DEVICE
-        if name == "Tensor.numpy" and DEVICE in places:
-            raise RuntimeError("numpy() of a tensor on the device; copy it to the CPU first.")
+        if name in ("Tensor.numpy", "Tensor.__array__") and DEVICE in places:
+            raise RuntimeError("An array of a tensor on the device; copy it to the CPU first.")
         where: torch.device | None
         if name in ("Tensor.to", "Tensor.type_as"):
             asked = [_asked(part) for part in (*args[1:], *kwargs.values())]

@@ -33,6 +33,9 @@ class Benchmark(Protocol):
 class ImportedStream:
     """Tasks and the order in which they are visited.
 
+    `ContinualEnv(stream.pool, backbone, visits=stream.visits)` plays it, every episode in this
+    order.
+
     Attributes:
         pool: the tasks.
         visits: positions in the pool, one per visit.
@@ -66,13 +69,25 @@ def from_arrays(
     Raises:
         DataError: data that cannot be used.
         UnknownNameError: no such split, or a visit to a task that is not there.
-        InvalidValueError: no visits, or positions outside the pool.
+        InvalidValueError: visits that are no list, no visits, or positions outside the pool.
     """
+    if isinstance(tasks, Mapping):
+        for task, arrays in tasks.items():
+            if not _is_list(arrays):
+                raise DataError(
+                    f"Task {task!r}: expected a list of the 4 arrays (x_train, y_train, x_test, "
+                    f"y_test); got {type(arrays).__name__}."
+                )
     pool = pool_from_arrays(tasks, split=split, name=name, classes=classes)
     if visits is None:
         return ImportedStream(pool, tuple(range(len(pool))))
+    if not _is_list(visits):
+        raise InvalidValueError(
+            f"Expected visits as a list of task names or of positions in 0..{len(pool) - 1}; got "
+            f"{visits!r}."
+        )
     chosen = [pool.index(v) if isinstance(v, str) else v for v in visits]
-    return ImportedStream(pool, _positions("visits", chosen, len(pool)))
+    return ImportedStream(pool, checked_positions("visits", chosen, len(pool)))
 
 
 def from_avalanche(
@@ -93,7 +108,8 @@ def from_avalanche(
 
     Args:
         benchmark: anything with `train_stream` and `test_stream`, whose experiences have
-            `dataset` (examples `(x, y)` or `(x, y, t)`, x a tensor) and `current_experience`.
+            `dataset` (examples `(x, y)` or `(x, y, t)`, x a tensor; where `order` is None also
+            `targets`, the labels of all examples) and `current_experience`.
         split: `"train"` or `"test"`: what the pool is for.
         order: for each training experience the number of its test experience.
         join: a task has one training set. False: visits to one task must bring the same examples.
@@ -105,13 +121,14 @@ def from_avalanche(
         Tasks in the order of their first visits, named `"<name>-<test experience>"`.
 
     Raises:
-        DataError: data that cannot be used, or visits to one task with different examples.
-        InvalidValueError: an `order` of another length or out of range, or none where neither
-            classes nor numbers tell.
+        DataError: no benchmark, data that cannot be used, or visits to one task with different
+            examples.
+        InvalidValueError: an `order` that is no list, of another length or out of range, or none
+            where neither classes nor numbers tell.
         UnknownNameError: no such split.
     """
     chosen_split = check_split(split)
-    trains, tests = list(benchmark.train_stream), list(benchmark.test_stream)
+    trains, tests = (_experiences(benchmark, f"{part}_stream") for part in ("train", "test"))
     if not trains or not tests:
         raise DataError(
             f"Expected a benchmark with experiences in both streams; got {len(trains)} for "
@@ -120,12 +137,12 @@ def from_avalanche(
     if order is None:
         belongs = _matched(trains, tests)
     else:
+        belongs = checked_positions("order", order, len(tests))
         if len(order) != len(trains):
             raise InvalidValueError(
                 f"Expected order to have one entry for each of {len(trains)} training "
                 f"experiences; got {len(order)}."
             )
-        belongs = _positions("order", order, len(tests))
     members = list(dict.fromkeys(belongs))
     tasks = []
     for member in members:
@@ -186,14 +203,61 @@ def _matched(trains: Sequence[Experience], tests: Sequence[Experience]) -> tuple
 
 
 def _classes(experience: Experience) -> frozenset[int]:
-    return frozenset(int(label) for label in experience.dataset.targets)
+    try:
+        return frozenset(int(label) for label in experience.dataset.targets)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise DataError(
+            "Expected data sets with `targets`, the labels of all examples, to tell which "
+            f"experiences belong together; that of experience {experience.current_experience} has "
+            f"none that can be read ({error}). Pass `order`, for each training experience the "
+            "number of its test experience, and none are needed."
+        ) from error
 
 
-def _positions(what: str, values: Sequence[Any], length: int) -> tuple[int, ...]:
-    whole = [v for v in values if isinstance(v, (int, np.integer)) and not isinstance(v, bool)]
+def _experiences(benchmark: Any, stream: str) -> list[Experience]:
+    """Return the experiences of a benchmark's stream, each with what is needed of it."""
+    try:
+        found = list(getattr(benchmark, stream))
+    except (AttributeError, TypeError) as error:
+        raise DataError(
+            f"Expected a benchmark of Avalanche, with train_stream and test_stream; got "
+            f"{type(benchmark).__name__}, whose {stream} cannot be read ({error})."
+        ) from error
+    for number, experience in enumerate(found):
+        data = getattr(experience, "dataset", None)
+        sized = hasattr(data, "__getitem__") and hasattr(data, "__len__")
+        if not sized or not hasattr(experience, "current_experience"):
+            raise DataError(
+                f"Expected experiences of {stream} with `current_experience` and a `dataset` that "
+                f"has a length and examples (x, y); number {number}, of type "
+                f"{type(experience).__name__}, has not both."
+            )
+    return found
+
+
+def _is_list(values: Any) -> bool:
+    if isinstance(values, np.ndarray):
+        return values.ndim == 1
+    return isinstance(values, Sequence) and not isinstance(values, str | bytes)
+
+
+def checked_positions(what: str, values: Any, length: int) -> tuple[int, ...]:
+    """Return positions in a list after checking them.
+
+    Args:
+        what: their name, for the message.
+        values: a list or array of whole numbers.
+        length: positions are in 0..length-1.
+
+    Raises:
+        InvalidValueError: no list, an empty one, or values that are no such numbers.
+    """
+    whole = []
+    if _is_list(values):
+        whole = [v for v in values if isinstance(v, int | np.integer) and not isinstance(v, bool)]
     if not whole or len(whole) != len(values) or min(whole) < 0 or max(whole) >= length:
         raise InvalidValueError(
-            f"Expected {what} as whole numbers in 0..{length - 1}, at least one; got "
-            f"{list(values)!r}."
+            f"Expected {what} as a list of whole numbers in 0..{length - 1}, at least one; got "
+            f"{values!r}."
         )
     return tuple(int(v) for v in whole)

@@ -32,15 +32,14 @@ from nsr_gym.stats import Interval, bootstrap_interval, iqm, mean, paired_differ
 
 _NAN = float("nan")
 _PLAIN = (
-    "acc",
     "aia",
     "fwt",
     "bwt_retained",
     "bwt_since_first",
-    "forgetting",
     "forgetting_retained",
     "reentry_accuracy",
 )
+_SPREAD = ("acc", "bwt", "forgetting")
 
 
 def summarise(
@@ -59,8 +58,8 @@ def summarise(
     - `recovery_median` (`inf`: later than L), `recovery_censored` (share), `recovery_tries` (with
       interval), `shortfall` (accuracy x learning steps) against the reference agent's accuracies,
       and the same names with `own_` in front against the agent's own;
-    - `savings`, `minimum_accuracy`, `reentry_accuracy`, `acc`, `aia`, `fwt`, `bwt` (with
-      interval), `bwt_retained`, `bwt_since_first`, `forgetting`, `forgetting_retained`: see
+    - `savings`, `minimum_accuracy`, `reentry_accuracy`, `aia`, `fwt`, `bwt_retained`,
+      `bwt_since_first`, `forgetting_retained`, and with interval `acc`, `bwt`, `forgetting`: see
       `nsr_gym.metrics`;
     - `bwt_ratio`: |BWT| over the reference's |BWT|, `nan` where either is exactly 0;
     - `bytes_per_task`: bytes that survive the last visit, over M;
@@ -136,7 +135,11 @@ def _agent_row(
         "savings": _point([savings(e.tasks, e.curves) for e in runs]),
         "minimum_accuracy": _point([float(minimum_accuracy(e.curves).mean()) for e in runs]),
         **{name: _point([m[name] for m in metrics]) for name in _PLAIN},
-        **_spread("bwt", _over_runs([m["bwt"] for m in metrics])),
+        **{
+            column: value
+            for name in _SPREAD
+            for column, value in _spread(name, _over_runs([m[name] for m in metrics])).items()
+        },
         "bytes_per_task": _point([float(e.nbytes[-1]) / e.num_tasks for e in runs]),
         **_spread("regret", measured.total if measured else _undefined(0)),
         **_spread("ratio", measured.ratio if measured else _undefined(0)),

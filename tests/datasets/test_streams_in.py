@@ -86,7 +86,7 @@ def test_an_explicit_order_says_what_belongs_together() -> None:
     assert from_avalanche(made, split="test", order=[1, 0, 1, 0]).visits == (0, 1, 0, 1)
     with pytest.raises(InvalidValueError, match="one entry for each of 4"):
         from_avalanche(made, split="test", order=[0, 1])
-    with pytest.raises(InvalidValueError, match=r"order as whole numbers in 0\.\.1"):
+    with pytest.raises(InvalidValueError, match=r"order as a list of whole numbers in 0\.\.1"):
         from_avalanche(made, split="test", order=[0, 1, 2, 0])
 
 
@@ -131,6 +131,76 @@ def test_arrays_become_tasks_and_visits_by_name_or_position() -> None:
     assert named.stream().hash == from_arrays(tasks, split="train", visits=[1, 0, 1]).stream().hash
     with pytest.raises(UnknownNameError, match="'c'"):
         from_arrays(tasks, split="train", visits=["a", "c"])
-    for wrong in ([], [0, 2], [-1], [0.5], [True]):
-        with pytest.raises(InvalidValueError, match="visits as whole numbers"):
+    assert from_arrays(tasks, split="train", visits=np.array([1, 0])).visits == (1, 0)
+    for wrong in ([], [0, 2], [-1], [0.5], [True], [None], np.zeros(0, int)):
+        with pytest.raises(InvalidValueError, match="visits as a list of whole numbers"):
             from_arrays(tasks, split="train", visits=wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("visits", ["a", "ab", b"ab", 1, {"a": 1}, {0}, np.array(1), np.eye(2)])
+def test_visits_that_are_no_list_are_refused(visits: Any) -> None:
+    task = (np.eye(2), [0, 1], np.eye(2), [0, 1])
+    with pytest.raises(InvalidValueError, match=r"list of task names or of positions in 0\.\.1"):
+        from_arrays({"a": task, "b": task}, split="train", visits=visits)
+
+
+@pytest.mark.parametrize("arrays", [None, 4, "four", np.array(4)])
+def test_a_task_that_is_no_list_of_arrays_is_named(arrays: Any) -> None:
+    with pytest.raises(DataError, match="Task 'a': expected a list of the 4 arrays"):
+        from_arrays({"a": arrays}, split="train")
+
+
+@pytest.mark.parametrize("what", [None, 3, SimpleNamespace(train_stream=4, test_stream=4)])
+def test_what_has_no_streams_is_no_benchmark(what: Any) -> None:
+    with pytest.raises(DataError, match="benchmark of Avalanche"):
+        from_avalanche(what, split="test")
+
+
+@pytest.mark.parametrize(
+    "experience",
+    [
+        None,
+        SimpleNamespace(current_experience=1),
+        SimpleNamespace(current_experience=1, dataset=None),
+        SimpleNamespace(current_experience=1, dataset=iter([])),
+        SimpleNamespace(dataset=examples(0, [0, 1])),
+    ],
+)
+def test_an_experience_that_lacks_something_is_named(experience: Any) -> None:
+    made = benchmark([examples(0, [0, 1])], [examples(1, [0, 1])])
+    made.test_stream.append(experience)
+    with pytest.raises(DataError, match=r"experiences of test_stream .* number 1"):
+        from_avalanche(made, split="test")
+
+
+@pytest.mark.parametrize("order", [0, "01", {0: 1}, [[0], [1]]])
+def test_an_order_that_is_no_list_is_refused(order: Any) -> None:
+    whole = [examples(0, [0, 1]), examples(1, [2, 3])]
+    with pytest.raises(InvalidValueError, match="order as a list of whole numbers"):
+        from_avalanche(benchmark(whole, whole), split="test", order=order)
+
+
+class Unlabelled(Examples):
+    """Examples with labels, but without a list of all labels that can be read."""
+
+    def __init__(self, whole: Examples, targets: Any) -> None:
+        super().__init__(whole.x, whole.targets)
+        self.labels = self.targets
+        self.targets = targets
+        if targets == "none":
+            del self.targets
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        return self.x[index], self.labels[index]
+
+
+@pytest.mark.parametrize("targets", ["none", None, 3, ["a", "b"]])
+def test_without_targets_an_order_is_asked_for_and_is_enough(targets: Any) -> None:
+    data = [examples(0, [0, 1]), Unlabelled(examples(1, [2, 3]), targets)]
+    made = benchmark(data, [examples(2, [0, 1]), examples(3, [2, 3])])
+    with pytest.raises(DataError, match=r"of experience 1 has none .* Pass `order`"):
+        from_avalanche(made, split="test")
+    assert from_avalanche(made, split="test", order=[0, 1]).visits == (0, 1)

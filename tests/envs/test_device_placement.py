@@ -85,6 +85,8 @@ MIXED: list[Callable[[torch.Tensor], Any]] = [
     lambda x: x + torch.from_numpy(np.ones((3, 4), dtype=np.float32)),
     lambda x: torch.cat([x, torch.zeros(1, 4)]),
     lambda x: x.numpy(),
+    lambda x: np.asarray(x),
+    lambda x: np.add(x, 1),
     lambda x: torch.zeros(3)[x[:, 0].long()],
     lambda x: x.__setitem__(0, torch.zeros(4)),
     lambda x: torch.zeros(3, 4).add_(x),

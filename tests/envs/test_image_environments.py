@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from safetensors.torch import save
 from stable_baselines3.common.env_checker import check_env as check_env_of_sb3
 from torch import Tensor
 
+from nsr_gym.backbones import torchvision_models
 from nsr_gym.backbones.entrance import Entrance
 from nsr_gym.backbones.image_models import ViTPlan
 from nsr_gym.backbones.vit import ViTBackbone
@@ -31,7 +32,8 @@ from nsr_gym.datasets.image_tasks import ImagePart, ImageTask, ImageTransform, S
 from nsr_gym.datasets.sources import VARIABLE
 from nsr_gym.envs import ContinualEnv, EpisodeConfig, FiveDatasetsEnv, SplitCIFAR100Env
 from nsr_gym.envs import images as environments
-from nsr_gym.envs.image_arguments import CifarArguments, FiveArguments
+from nsr_gym.envs.image_arguments import FUSED_ADAPT, CifarArguments, FiveArguments
+from nsr_gym.envs.image_tables import described
 from nsr_gym.envs.images import IMAGE_DEFAULTS
 from nsr_gym.errors import DataError, FileFormatError, InvalidValueError, UnknownNameError
 from nsr_gym.evaluation.rollout import play
@@ -102,7 +104,9 @@ def test_checkers_find_nothing(
     check_env_of_sb3(env)
 
 
-def test_without_arguments_it_is_the_published_protocol(root: Path, weights: Path) -> None:
+def test_split_test_has_the_tasks_visits_and_heads_of_the_published_protocol(
+    root: Path, weights: Path
+) -> None:
     for env_id, tasks, more in ((CIFAR, 10, {}), (FIVE, 5, {"manifest": "offline5"})):
         env = gym.make(
             env_id, root=str(root), weights=str(weights), backbone="vit-small-32", cache=False,
@@ -264,6 +268,10 @@ def test_where_data_is_missing_the_error_says_how_to_get_it(tmp_path: Path) -> N
         ({"weights_sha256": "0123"}, FileFormatError, "hash 0123"),
         ({"weights_sha256": "0123", "weights": None}, InvalidValueError, "random weights"),
         ({"evaluate": "train"}, UnknownNameError, "evaluation"),
+        ({"fused": 1}, InvalidValueError, "fused to be a bool"),
+        ({"fused": True, "backbone": "resnet18"}, InvalidValueError, "fused=False for resnet18"),
+        ({"fused": True}, InvalidValueError, r"No site matches 'blocks\.1\.attn\.\[qv\]'.*\.qkv"),
+        ({"adapt": ["blocks.1.attn.qkv"]}, InvalidValueError, "Expected fused=True"),
     ],
 )  # fmt: skip
 def test_arguments_that_do_not_fit_are_answered(
@@ -306,6 +314,52 @@ def test_an_entry_is_counted_with_its_head(
     assert kinds["factors"] == 4 * sites * 2 * (width + width)
     assert kinds["head"] == 4 * classes * (width + 1)
     assert info["bytes"] == sum(kinds.values())
+
+
+@pytest.mark.parametrize("env_id", [CIFAR, FIVE])
+def test_query_key_and_value_can_be_one_site(
+    env_id: str, arguments: Callable[[str], dict[str, Any]], make_env: Make
+) -> None:
+    asked = arguments(env_id) | {"fused": True, "adapt": ["blocks.1.attn.qkv"]}
+    env = make_env(env_id, **asked)
+    (site,) = env.engine.dynamics.learner.backbone.sites
+    assert (site.name, site.d_out, site.d_in) == ("blocks.1.attn.qkv", 3 * PLAN.width, PLAN.width)
+    env.reset(seed=0)
+    bank, steps = env.engine.memory.bank, []
+    for number in range(6):
+        action = np.array([min(number // 3, 1), 1, 1])  # fresh in the first cycle, rank 2
+        steps.append(env.step(action))
+    assert [step[2] for step in steps] == [False] * 5 + [True]
+    assert {step[4]["rank"] for step in steps} == {2}
+    assert all(np.isfinite(step[4]["curve"]).all() for step in steps)
+    kinds = {kind: int(value[0]) for kind, value in bank.bytes_by_kind(rows=[0]).items()}
+    entries = steps[-1][4]["entries"]
+    assert kinds["factors"] == entries * 4 * 2 * (site.d_out + site.d_in)
+    # What enters attention is the same, so that the frozen work is too.
+    apart = make_env(env_id, **arguments(env_id)).engine.dynamics.learner.backbone
+    whole = env.engine.dynamics.learner.backbone
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert whole.fingerprint == apart.fingerprint
+    torch.testing.assert_close(whole.prefix(images), apart.prefix(images), rtol=0, atol=0)
+
+
+def test_fused_sites_are_those_of_the_last_block_unless_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    small = CifarArguments(backbone="vit-small-32", fused=True)
+    for weights in ("DEFAULT", None):
+        network = replace(small, weights=weights).network("cpu")
+        assert [site.name for site in network.sites] == ["blocks.5.attn.qkv"]
+    assert described(small, EpisodeConfig())["adapt"] == list(FUSED_ADAPT["vit-small-32"])
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(
+        torchvision_models, "torchvision_backbone", lambda name, **given: asked.append(given)
+    )
+    for name in ("vit_b_16", "vit_b_32"):
+        CifarArguments(backbone=name, fused=True).network("cpu")
+        CifarArguments(backbone=name).network("cpu")
+    assert [given["fused"] for given in asked] == [True, False] * 2
+    assert {given["adapt"] for given in asked[::2]} == {(r"blocks\.11\.attn\.qkv",)}
 
 
 def shuffled(order: np.random.Generator | None) -> TaskPool:
