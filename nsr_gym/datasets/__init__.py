@@ -5,12 +5,13 @@ from nsr_gym.datasets.cache import FeatureCache, FeatureKey
 from nsr_gym.datasets.cifar100 import cifar100_pool
 from nsr_gym.datasets.digits import digits_pool
 from nsr_gym.datasets.digits_parts import DigitsParts, digits_parts
+from nsr_gym.datasets.downloads import fetch
 from nsr_gym.datasets.five import five_datasets_pool
 from nsr_gym.datasets.image_pools import loaded_counts
 from nsr_gym.datasets.image_tasks import ImageTask, ImageTransform
 from nsr_gym.datasets.manifests import class_orders, five_manifests
 from nsr_gym.datasets.packed_files import tiny_imagenet_32
-from nsr_gym.datasets.sources import data_root, fetch
+from nsr_gym.datasets.sources import data_root
 from nsr_gym.datasets.streams_in import ImportedStream, from_arrays, from_avalanche
 from nsr_gym.datasets.vision import load_torchvision
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,12 +22,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nsr_gym.datasets.sources import data_root
+from nsr_gym.datasets.sources import DAMAGED_ARRAYS, data_root
 from nsr_gym.errors import DataError, FileFormatError, InvalidValueError
-from nsr_gym.files import write_whole
+from nsr_gym.files import TEMPORARY, write_whole
 
 _FORMAT = "nsr-gym features 1"
 _BLOCK = 1 << 22
+_HASH = 64
+"""Hexadecimal digits of a sha256."""
+
+_LEFT_OVER = 24 * 3600.0
+"""Seconds after which an unfinished file that nobody has written to is nobody's."""
 
 Array = NDArray[Any]
 
@@ -78,9 +84,13 @@ class FeatureCache:
 
         Args:
             folder: None: `features` in the folder of image data (see `data_root`).
+
+        Raises:
+            InvalidValueError: it is no path.
         """
-        self.folder = data_root() / "features" if folder is None else Path(folder).expanduser()
+        self.folder = data_root() / "features" if folder is None else data_root(folder)
         self._sound: dict[Path, tuple[int, int]] = {}
+        self._swept = False
 
     def get(self, key: FeatureKey) -> Array | None:
         """Return the features of a key, or None where there are none.
@@ -94,14 +104,16 @@ class FeatureCache:
             A read-only memory map.
 
         Raises:
-            FileFormatError: the entry is damaged or foreign.
+            FileFormatError: the entry is damaged or foreign, or cannot be read.
         """
         card = self.folder / f"{key.sha256}.json"
         try:
             content = json.loads(card.read_text())
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            raise _unreadable(card, error) from error
+        except (ValueError, RecursionError) as error:
             raise _refused(card, f"it is no JSON ({error})") from error
         try:
             fits = content["format"] == _FORMAT and content["key"] == key.to_json()
@@ -114,8 +126,14 @@ class FeatureCache:
         try:
             state = path.stat()
             features = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+        except FileNotFoundError as error:
+            raise _refused(card, f"{path.name} is not beside it") from error
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        except DAMAGED_ARRAYS as error:
             raise _refused(path, str(error)) from error
+        if not isinstance(features, np.ndarray):
+            raise _refused(path, "it has several arrays")
         if features.shape != shape or features.dtype.str != dtype:
             raise _refused(path, f"it has {features.shape} {features.dtype.str}, not {shape}")
         now = (state.st_size, state.st_mtime_ns)
@@ -129,6 +147,8 @@ class FeatureCache:
 
     def put(self, key: FeatureKey, features: Array) -> Array:
         """Write features, and return them as they are read again.
+
+        The first time, `remove_leftovers` is called.
 
         Args:
             key: what they are of.
@@ -145,6 +165,9 @@ class FeatureCache:
                 f"{features.dtype}."
             )
         self.folder.mkdir(parents=True, exist_ok=True)
+        if not self._swept:
+            self.remove_leftovers()
+            self._swept = True
 
         def write(path: Path) -> None:
             with path.open("wb") as file:
@@ -169,7 +192,7 @@ class FeatureCache:
     def get_or_compute(self, key: FeatureKey, compute: Callable[[], Array]) -> Array:
         """Return the features of a key, computing and writing them where they are missing.
 
-        A damaged entry is refused, with a warning, and computed anew.
+        An entry that is damaged or cannot be read is refused, with a warning, and computed anew.
 
         Args:
             key: what they are of.
@@ -189,6 +212,21 @@ class FeatureCache:
             found = None
         return self.put(key, compute()) if found is None else found
 
+    def remove_leftovers(self) -> None:
+        """Remove unfinished files that killed writers left behind.
+
+        Only those that nobody has written to for a day: younger ones may be another writer's, in
+        this process or on another machine that shares the folder. Nothing else is touched, and a
+        file that may not be removed stays.
+        """
+        oldest = time.time() - _LEFT_OVER
+        for path in self.folder.glob(f"{TEMPORARY}{'[0-9a-f]' * _HASH}.*"):
+            try:
+                if path.stat().st_mtime < oldest:
+                    path.unlink()
+            except OSError:  # removed by someone else, or someone else's
+                continue
+
 
 def _hash(features: Array) -> str:
     digest = hashlib.sha256()
@@ -196,6 +234,13 @@ def _hash(features: Array) -> str:
     for begin in range(0, len(flat), _BLOCK):
         digest.update(flat[begin : begin + _BLOCK].data)
     return digest.hexdigest()
+
+
+def _unreadable(path: Path, error: OSError) -> FileFormatError:
+    return FileFormatError(
+        f"The cached features in {path} cannot be read ({error}); mend the permissions of the "
+        "file and its folder."
+    )
 
 
 def _refused(path: Path, problem: str) -> FileFormatError:

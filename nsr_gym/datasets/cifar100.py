@@ -18,11 +18,12 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 from nsr_gym.datasets.cifar_files import read_cifar100
+from nsr_gym.datasets.downloads import with_download
 from nsr_gym.datasets.image_pools import VAL_PER_CLASS, check_labels, evaluation, image_task
 from nsr_gym.datasets.image_tasks import ImageTransform
 from nsr_gym.datasets.manifests import CIFAR100_CLASSES, ClassOrder, class_order, train_order
 from nsr_gym.datasets.selecting import Selection, check_per_class, check_val_per_class
-from nsr_gym.datasets.sources import Root, data_root, with_download
+from nsr_gym.datasets.sources import Root, data_root
 from nsr_gym.errors import InvalidValueError
 from nsr_gym.tasks import Split, TaskPool, check_split
 

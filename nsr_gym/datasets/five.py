@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from nsr_gym.datasets.cifar_files import read_cifar10
+from nsr_gym.datasets.downloads import with_download
 from nsr_gym.datasets.image_files import (
     read_fashion_mnist,
     read_mnist,
@@ -45,7 +46,7 @@ from nsr_gym.datasets.selecting import (
     check_val_per_class,
     deal_parts,
 )
-from nsr_gym.datasets.sources import LabelledImages, Root, data_root, with_download
+from nsr_gym.datasets.sources import LabelledImages, Root, data_root
 from nsr_gym.errors import InvalidValueError
 from nsr_gym.tasks import Split, TaskPool, check_split
 

@@ -5,13 +5,21 @@ from __future__ import annotations
 import gzip
 import io
 import struct
+import warnings
 import zlib
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nsr_gym.datasets.sources import LabelledImages, damaged, missing, read_file, variant_of
+from nsr_gym.datasets.sources import (
+    LabelledImages,
+    damaged,
+    missing,
+    read_file,
+    unreadable,
+    variant_of,
+)
 from nsr_gym.errors import DataError
 
 MNIST = {
@@ -36,8 +44,15 @@ SVHN = {
 }
 """Part -> md5 -> variant."""
 
+NOTMNIST = {"train": 16_853, "test": 1_873, "all": 18_724}
+"""Part -> images that whole copies have."""
+
 LETTERS = "ABCDEFGHIJ"
 SIDE = 28
+
+_FAR = 0.02
+_FOLDERS = ("Train", "Test")
+_LETTERS_EACH = "each with folders A to J of PNG files"
 
 
 def read_mnist(root: Path, part: str) -> LabelledImages:
@@ -95,6 +110,7 @@ def read_notmnist(root: Path) -> dict[str, LabelledImages]:
     archive), which has no parts of its own. Files are read in the order of their names, where
     the released loaders take them as the file system lists them, which is not the same
     everywhere. Files that are no images (the original archive has two) are left out and counted.
+    A part with over 2 % more or fewer images than whole copies have is taken with a warning.
 
     Args:
         root: the folder that data is looked for in.
@@ -105,15 +121,63 @@ def read_notmnist(root: Path) -> dict[str, LabelledImages]:
         `"small"` and says no more than where the files lay.
 
     Raises:
-        DataError: no such folder, a letter without images, or an image of another size.
+        DataError: no such folder, one of Train and Test alone, a letter without images, an image
+            of another size, or permissions are lacking.
     """
     folder, small = root / "notMNIST", root / "notMNIST_small"
-    if (folder / "Train").is_dir() or (folder / "Test").is_dir():
-        return {part: _letters(root, folder / part.capitalize(), "acl") for part in _PARTS}
-    if small.is_dir():
-        return {"all": _letters(root, small, "small")}
-    expected = f"Train and Test there, or {small}, each with folders A to J of PNG files"
-    raise missing(folder, "notmnist", root, expected)
+    expected = f"Train and Test there, or {small}, {_LETTERS_EACH}"
+    try:
+        there = [name for name in _FOLDERS if (folder / name).is_dir()]
+        whole = not there and small.is_dir()
+    except OSError as error:
+        raise unreadable(folder, "notmnist", root, expected, error) from error
+    if len(there) == 1:
+        (lacking,) = set(_FOLDERS) - set(there)
+        raise DataError(
+            f"{folder} has {there[0]} and no {lacking}; expected both, {_LETTERS_EACH}. "
+            f"{_unpack_or_move(root)}"
+        )
+    if not there and not whole:
+        raise missing(folder, "notmnist", root, expected)
+    places = {"all": small} if whole else {name.lower(): folder / name for name in _FOLDERS}
+    found = {part: _letters(root, place, part) for part, place in places.items()}
+    for part, images in found.items():
+        if abs(len(images.y) - NOTMNIST[part]) > _FAR * NOTMNIST[part]:
+            warnings.warn(
+                f"{places[part]} has {len(images.y)} images of notMNIST, expected about "
+                f"{NOTMNIST[part]}: it is partial, or another selection, and results on it are "
+                "not comparable with others. Unpack its archive again.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+    return found
+
+
+def check_kept(name: str, root: Path) -> None:
+    """Refuse damaged files that a download through torchvision would leave as they are.
+
+    Of MNIST and Fashion-MNIST it fetches nothing where all unpacked files are there, whatever is
+    in them; those of other data sets are checked and replaced.
+
+    Args:
+        name: of the data set, as in `fetch`.
+        root: the folder that data is looked for in.
+
+    Raises:
+        DataError: such a file is not the official one, or cannot be read.
+    """
+    tables = {"mnist": ("MNIST", MNIST), "fashion-mnist": ("FashionMNIST", FASHION_MNIST)}
+    if name not in tables:
+        return
+    folder, known = root / tables[name][0] / "raw", tables[name][1]
+    expected = f"idx files of {name}"
+    try:
+        whole = all((folder / file).is_file() for file in known)
+    except OSError as error:
+        raise unreadable(folder, name, root, expected, error) from error
+    for file in known if whole else ():
+        path = folder / file
+        variant_of(read_file(path, name, root, expected), known[file], path, name, root)
 
 
 _PARTS = {"train": "train", "test": "t10k"}
@@ -138,7 +202,11 @@ def _read_idx(
 def _plain(root: Path, name: str, path: Path) -> tuple[Path, bytes]:
     """Return an idx file's content, from the file itself or from its gzip file beside it."""
     packed = path.with_name(f"{path.name}.gz")
-    if path.exists() or not packed.exists():
+    try:
+        unpacked = path.exists() or not packed.exists()
+    except OSError:  # which reading it meets again, and reports
+        unpacked = True
+    if unpacked:
         return path, read_file(path, name, root, f"it, or {packed.name}, an idx file of {name}")
     data = read_file(packed, name, root, f"an idx file of {name}")
     try:
@@ -161,25 +229,49 @@ def _parse_idx(
     return np.frombuffer(data, dtype=np.uint8, offset=begin).reshape(shape)
 
 
-def _letters(root: Path, folder: Path, variant: str) -> LabelledImages:
+def _letters(root: Path, folder: Path, part: str) -> LabelledImages:
     images: list[NDArray[np.uint8]] = []
     labels: list[int] = []
     skipped = 0
     for label, letter in enumerate(LETTERS):
-        files = sorted((folder / letter).glob("*.png"), key=lambda path: path.name)
-        pixels = [found for path in files if (found := _picture(root, path)) is not None]
+        files = _png_files(root, folder / letter)
+        pixels = [found for path in files if (found := _picture(path)) is not None]
         if not pixels:
             expected = f"PNG files of the letter {letter} ({len(files)} there, none readable)"
-            raise missing(folder / letter, "notmnist", root, expected)
+            if part == "all":
+                raise missing(folder / letter, "notmnist", root, expected)
+            raise DataError(
+                f"{folder / letter} is missing or empty; expected {expected}. "
+                f"{_unpack_or_move(root)}"
+            )
         images += pixels
         labels += [label] * len(pixels)
         skipped += len(files) - len(pixels)
+    variant = "small" if part == "all" else "acl"
     return LabelledImages(
         np.stack(images)[:, None], np.array(labels, dtype=np.int64), variant, skipped
     )
 
 
-def _picture(root: Path, path: Path) -> NDArray[np.uint8] | None:
+def _unpack_or_move(root: Path) -> str:
+    return (
+        f"Unpack the archive of both into {root / 'notMNIST'} again, or move that folder away: "
+        f"{root / 'notMNIST_small'} is looked at only where it has neither."
+    )
+
+
+def _png_files(root: Path, folder: Path) -> list[Path]:
+    """Return the PNG files of a letter in the order of their names, none without the folder."""
+    try:
+        files = [path for path in folder.iterdir() if path.name.endswith(".png")]
+        return sorted(files, key=lambda path: path.name)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise unreadable(folder, "notmnist", root, "a folder of PNG files", error) from error
+
+
+def _picture(path: Path) -> NDArray[np.uint8] | None:
     """Return a grey image (28, 28), None where the file is no image."""
     from PIL import Image
 
@@ -188,8 +280,12 @@ def _picture(root: Path, path: Path) -> NDArray[np.uint8] | None:
             pixels = np.array(picture.convert("L"))
     except PermissionError as error:
         raise DataError(f"{path} cannot be read ({error}); mend its permissions.") from error
-    except (OSError, SyntaxError):  # what Pillow raises for broken files
+    # What Pillow raises for broken files.
+    except (OSError, SyntaxError, ValueError, LookupError, Image.DecompressionBombError):
         return None
     if pixels.shape != (SIDE, SIDE):
-        raise damaged(path, "notmnist", root, f"it has {pixels.shape} pixels, expected {SIDE} each")
+        raise DataError(
+            f"{path} is no image of notMNIST: it has {pixels.shape} pixels, expected {SIDE} each. "
+            "Remove it, or unpack its archive again."
+        )
     return pixels

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nsr_gym.datasets.sources import (
+    DAMAGED_ARRAYS,
     LabelledImages,
     Root,
     damaged,
@@ -36,10 +35,6 @@ FIVE_SMALL = {
 _PARTS = ("train", "test")
 _ARRAYS = ("x_train", "y_train", "x_val", "y_val")
 _FIVE, _TINY = "five_datasets_small", "tiny-imagenet-32"
-_DAMAGED = (
-    OSError, EOFError, LookupError, TypeError, ValueError, zipfile.BadZipFile, zlib.error,
-)  # fmt: skip
-"""What NumPy raises on a file that is cut, foreign, or holds pickled objects."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -88,7 +83,7 @@ def read_offline_five(root: Path, name: str) -> dict[str, LabelledImages]:
     wanted = [f"{name}_{k}_{part}" for part in _PARTS for k in "xy"]
     try:
         arrays = _load(io.BytesIO(data), wanted)
-    except _DAMAGED as error:
+    except DAMAGED_ARRAYS as error:
         problem = f"expected arrays {', '.join(wanted)} ({error})"
         raise damaged(path, _FIVE, root, problem) from error
     parts = {}
@@ -152,7 +147,7 @@ def read_images(path: Path) -> ImageSet:
         raise DataError(f"{path} cannot be read ({error}); mend its permissions.") from error
     except _Lacking as error:
         raise DataError(f"Expected the arrays {', '.join(_ARRAYS)} in {path}; {error}.") from error
-    except _DAMAGED as error:
+    except DAMAGED_ARRAYS as error:
         raise FileFormatError(
             f"Expected an .npz file of the arrays {', '.join(_ARRAYS)} in {path}; it cannot be "
             f"read ({error}). Make or fetch it again."

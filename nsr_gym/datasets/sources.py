@@ -7,8 +7,12 @@ Data is looked for below one folder: the argument `root`, else the environment v
 from __future__ import annotations
 
 import hashlib
+import lzma
 import os
-from collections.abc import Callable, Mapping
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nsr_gym.errors import DataError, InvalidValueError, unknown
+from nsr_gym.errors import DataError, InvalidValueError
 
 VARIABLE = "NSR_GYM_DATA"
 DEFAULT_ROOT = "~/.cache/nsr-gym-data"
@@ -32,7 +36,7 @@ TORCHVISION: dict[str, tuple[str, tuple[dict[str, Any], ...]]] = {
 }
 """Name -> class of `torchvision.datasets` and the arguments of each download."""
 
-_BY_HAND = {
+BY_HAND = {
     "notmnist": (
         "curl -L http://commondatastorage.googleapis.com/books1000/notMNIST_small.tar.gz | "
         "tar -xz -C {root}"
@@ -40,6 +44,13 @@ _BY_HAND = {
     "five_datasets_small": "python unpack.py --root {root}",
     "tiny-imagenet-32": "python unpack.py --root {root}",
 }
+"""Name -> shell command that gets what torchvision does not have."""
+
+DAMAGED_ARRAYS = (
+    OSError, EOFError, LookupError, OverflowError, RuntimeError, SyntaxError, TypeError,
+    ValueError, lzma.LZMAError, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+"""What NumPy and its zip reader raise on a file that is cut, foreign, or holds pickled objects."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,9 +89,17 @@ def data_root(root: Root = None) -> Path:
     Args:
         root: the folder; None: the environment variable `NSR_GYM_DATA`, else
             `~/.cache/nsr-gym-data`.
+
+    Raises:
+        InvalidValueError: it is no path.
     """
     chosen = root if root is not None else os.environ.get(VARIABLE) or DEFAULT_ROOT
-    return Path(chosen).expanduser()
+    try:
+        return Path(chosen).expanduser()
+    except (TypeError, RuntimeError) as error:  # RuntimeError: a home directory nobody has
+        raise InvalidValueError(
+            f"Expected a folder as a path (text or os.PathLike); got {chosen!r} ({error})."
+        ) from error
 
 
 def fetch_command(name: str, root: Path) -> str:
@@ -88,40 +107,7 @@ def fetch_command(name: str, root: Path) -> str:
     if name in TORCHVISION:
         code = f"from nsr_gym.datasets import fetch; fetch({name!r}, root={str(root)!r})"
         return f'python -c "{code}"'
-    return _BY_HAND[name].format(root=root)
-
-
-def fetch(name: str, *, root: Root = None) -> None:
-    """Download a data set's official files through torchvision, which checks their md5s.
-
-    Args:
-        name: one of `TORCHVISION`.
-        root: as in `data_root`; made where it is missing.
-
-    Raises:
-        DataError: the download failed, or the data set has no download in torchvision.
-        UnknownNameError: no such data set.
-        MissingDependencyError: torchvision cannot be imported.
-    """
-    folder = data_root(root)
-    if name in _BY_HAND:
-        raise DataError(
-            f"{name} has no download in torchvision; get it with `{fetch_command(name, folder)}`."
-        )
-    if name not in TORCHVISION:
-        raise unknown("image data set", name, [*TORCHVISION, *_BY_HAND])
-    from nsr_gym.datasets.vision import load_torchvision
-
-    kind, downloads = TORCHVISION[name]
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        for arguments in downloads:
-            getattr(load_torchvision().datasets, kind)(str(folder), download=True, **arguments)
-    except (OSError, RuntimeError) as error:  # what torchvision and urllib raise
-        raise DataError(
-            f"The download of {name} into {folder} failed ({error}); check the connection and "
-            f"run `{fetch_command(name, folder)}` again."
-        ) from error
+    return BY_HAND[name].format(root=root)
 
 
 def read_file(path: Path, name: str, root: Path, expected: str) -> bytes:
@@ -141,10 +127,15 @@ def read_file(path: Path, name: str, root: Path, expected: str) -> bytes:
     except FileNotFoundError as error:
         raise missing(path, name, root, expected) from error
     except OSError as error:
-        raise DataError(
-            f"{path} cannot be read ({error}); expected {expected}. Mend its permissions, or "
-            f"remove it and fetch it again: `{fetch_command(name, root)}`."
-        ) from error
+        raise unreadable(path, name, root, expected, error) from error
+
+
+def unreadable(path: Path, name: str, root: Path, expected: str, error: OSError) -> DataError:
+    """Build the error for a file or folder that is there, or may be, and cannot be looked into."""
+    return DataError(
+        f"{path} cannot be read ({error}); expected {expected}. Mend its permissions, or "
+        f"remove it and fetch it again: `{fetch_command(name, root)}`."
+    )
 
 
 def missing(path: Path, name: str, root: Path, expected: str) -> DataError:
@@ -187,23 +178,3 @@ def variant_of(
         listed = ", ".join(f"{checksum} ({variant})" for checksum, variant in known.items())
         raise damaged(path, name, root, f"its {by} is {found}, expected {listed}")
     return known[found]
-
-
-def with_download(read: Callable[[], Any], name: str, root: Path, download: bool) -> Any:
-    """Read a data set, and where that fails and a download is asked for, fetch it and try again.
-
-    A copy that the readers accept is never replaced by a download.
-
-    Raises:
-        InvalidValueError: `download` is no bool.
-        DataError: the data cannot be read, or not be fetched.
-    """
-    if not isinstance(download, bool):
-        raise InvalidValueError(f"Expected download to be True or False; got {download!r}.")
-    try:
-        return read()
-    except DataError:
-        if not download:
-            raise
-    fetch(name, root=root)
-    return read()

@@ -23,10 +23,10 @@ def real_root(holds: str) -> Path:
 
 @pytest.fixture
 def tables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a test add to the checksums of known files."""
+    """Let a test add to the checksums, and change the counts, of known files."""
     for module, names in (
         (cifar_files, ("CIFAR10", "CIFAR100")),
-        (image_files, ("MNIST", "FASHION_MNIST", "SVHN")),
+        (image_files, ("MNIST", "FASHION_MNIST", "SVHN", "NOTMNIST")),
         (packed_files, ("FIVE_SMALL",)),
     ):
         for name in names:

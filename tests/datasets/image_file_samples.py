@@ -126,9 +126,23 @@ def write_svhn(root: Path, known: dict[str, dict[str, str]]) -> dict[str, Images
     return written
 
 
-def write_letters(folder: Path, per_class: int, seed: int) -> None:
-    """Write PNG files of every letter, and one empty file."""
+def write_letters(root: Path, known: dict[str, int], part: str, per_class: int, seed: int) -> Path:
+    """Write PNG files of every letter, and one empty file, and note how many images there are.
+
+    Args:
+        root: below which they go.
+        known: part -> images of a whole copy.
+        part: `"train"`, `"test"`, or `"all"` (the original archive).
+        per_class: images of each letter.
+        seed: of their bytes.
+
+    Returns:
+        The folder with one folder per letter.
+    """
     from PIL import Image
+
+    folder = root / {"all": "notMNIST_small"}.get(part, f"notMNIST/{part.capitalize()}")
+    known[part] = 10 * per_class
 
     for label, letter in enumerate("ABCDEFGHIJ"):
         (folder / letter).mkdir(parents=True)
@@ -137,6 +151,7 @@ def write_letters(folder: Path, per_class: int, seed: int) -> None:
         for i in reversed(range(per_class)):
             Image.fromarray(images[i]).save(folder / letter / f"{i:03d}.png")
     (folder / "A" / "broken.png").write_bytes(b"")
+    return folder
 
 
 def write_offline_five(root: Path, known: dict[str, str]) -> None:
@@ -158,5 +173,5 @@ def write_official_five(root: Path) -> None:
     write_idx(root / "MNIST" / "raw", image_files.MNIST, 20, packed=True)
     write_idx(root / "FashionMNIST" / "raw", image_files.FASHION_MNIST, 40, packed=False)
     write_svhn(root, image_files.SVHN)
-    write_letters(root / "notMNIST" / "Train", 8, 300)
-    write_letters(root / "notMNIST" / "Test", 2, 400)
+    write_letters(root, image_files.NOTMNIST, "train", 8, 300)
+    write_letters(root, image_files.NOTMNIST, "test", 2, 400)

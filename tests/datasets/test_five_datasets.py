@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from image_file_samples import random_images, write_letters
 
-from nsr_gym.datasets import five_datasets_pool, five_manifests, loaded_counts
+from nsr_gym.datasets import five_datasets_pool, five_manifests, image_files, loaded_counts
 from nsr_gym.datasets.manifests import halves_grouping
 from nsr_gym.errors import DataError, InvalidValueError, UnknownNameError
 from nsr_gym.tasks import TaskPool, check_disjoint
@@ -93,7 +93,7 @@ def test_preprocessing_is_that_of_the_manifest(official_root: Path) -> None:
 
 def test_the_original_notmnist_is_dealt_where_there_are_no_folders(official_root: Path) -> None:
     shutil.rmtree(official_root / "notMNIST")
-    write_letters(official_root / "notMNIST_small", 20, 900)
+    write_letters(official_root, image_files.NOTMNIST, "all", 20, 900)
     letters = five("five_datasets/gpm", official_root, val_per_class=3)["notmnist"]
     assert [len(letters.y_train), len(letters.y_test), len(letters.y_val)] == [150, 20, 30]
     assert letters.definition["files"][0]["train"]["variant"] == "small"
@@ -109,7 +109,7 @@ def test_notmnist_names_both_its_folders_and_has_no_download(official_root: Path
     shutil.rmtree(official_root / "notMNIST")
     with pytest.raises(DataError, match=r"notMNIST is missing.*notMNIST_small"):
         five_datasets_pool(root=official_root)
-    with pytest.raises(DataError, match="has no download in torchvision"):
+    with pytest.raises(DataError, match=r"notMNIST_small.*has no download in torchvision"):
         five_datasets_pool(root=official_root, download=True)
 
 

@@ -198,8 +198,8 @@ def test_svhn_calls_ten_zero_and_turns_its_axes(tmp_path: Path) -> None:
 def test_notmnist_is_read_in_the_order_of_names_and_broken_files_are_counted_not_printed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for part, per_class in (("Train", 4), ("Test", 2)):
-        write_letters(tmp_path / "notMNIST" / part, per_class, 7)
+    for part, per_class in (("train", 4), ("test", 2)):
+        write_letters(tmp_path, image_files.NOTMNIST, part, per_class, 7)
     found = read_notmnist(tmp_path)
     assert set(found) == {"train", "test"}
     expected = np.concatenate([random_images(7 + i, 4, (28, 28)) for i in range(10)])
@@ -212,7 +212,7 @@ def test_notmnist_is_read_in_the_order_of_names_and_broken_files_are_counted_not
 def test_the_original_notmnist_has_no_parts_and_a_letter_without_images_is_refused(
     tmp_path: Path,
 ) -> None:
-    write_letters(tmp_path / "notMNIST_small", 2, 7)
+    write_letters(tmp_path, image_files.NOTMNIST, "all", 2, 7)
     assert set(read_notmnist(tmp_path)) == {"all"}
     for path in (tmp_path / "notMNIST_small" / "C").iterdir():
         path.write_bytes(b"no image")
@@ -223,10 +223,10 @@ def test_the_original_notmnist_has_no_parts_and_a_letter_without_images_is_refus
 def test_a_notmnist_image_of_another_size_is_refused(tmp_path: Path) -> None:
     from PIL import Image
 
-    write_letters(tmp_path / "notMNIST_small", 2, 7)
+    write_letters(tmp_path, image_files.NOTMNIST, "all", 2, 7)
     odd = tmp_path / "notMNIST_small" / "B" / "odd.png"
     Image.fromarray(random_images(0, 1, (32, 32))[0]).save(odd)
-    with pytest.raises(DataError, match=r"odd\.png .* has \(32, 32\) pixels"):
+    with pytest.raises(DataError, match=r"odd\.png .* has \(32, 32\) pixels.*Remove it"):
         read_notmnist(tmp_path)
 
 
