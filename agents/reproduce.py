@@ -7,16 +7,18 @@ available, so that protocols are ours where it is silent, and said here.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from nsr_gym.agents.reproduce_files import Tables, read_part, write_part
+from nsr_gym.agents.reproduce_thresholds import Say, calibrated_thresholds, publish
 from nsr_gym.agents.systems import measure_bounds
-from nsr_gym.errors import unknown
+from nsr_gym.errors import InvalidValueError, unknown
 from nsr_gym.evaluation.compare import Comparison, run
 from nsr_gym.evaluation.floors import IMAGE_FLOORS
 from nsr_gym.metrics.recovery import previous_end, recovery_steps, tries
@@ -142,43 +144,44 @@ def run_experiment(
     agent_arguments: Mapping[str, Mapping[str, Any]] | None = None,
     workers: int = 1,
     note: Note | None = None,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+    say: Say | None = None,
+) -> Tables:
     """Play an experiment; what is finished in the folder is not played again.
+
+    Where no thresholds ship for an environment's tasks and network, those of the rules that ask
+    for them are calibrated on the train split first and kept in the part's folder.
 
     Args:
         name: of `EXPERIMENTS`.
         folder: of the results.
         seeds: of the streams, the same for all agents.
-        agents: play these alone; None: all of the experiment.
+        agents: play these alone, parts without any of them not at all; None: all of the
+            experiment.
         only: labels of the parts to play; None: all.
         arguments: of the environments, on top of the experiment's.
         agent_arguments: of agents, on top of the experiment's.
         workers: processes.
         note: called with how many parts are done, and of how many.
+        say: called with a line on what takes long and is no part: thresholds being calibrated.
 
     Returns:
-        The summary, a row for each part and agent (see `nsr_gym.report.summary.summarise`; the
+        Of the parts that were asked for, also kept in their folders (`reproduce_files`): the
+        summary, a row for each part and agent (see `nsr_gym.report.summary.summarise`; the
         part's own columns and `label` come first, then `retained` and `dropped`, mean tries of
         returns whose entry was recalled or was not, and for each router `routed.<name>` and
         `right.<name>`, mean accuracy and share of images routed right after the last visit), and
         the bounds without an adapter, a row for each environment, bound, features and answer.
 
     Raises:
-        UnknownNameError: no such experiment or part.
+        UnknownNameError: no such experiment, or no such part or agent in it.
+        InvalidValueError: none of the parts has any of the agents.
+        StateError: a part's folder holds another comparison, or another process works in it.
         DataError: the data are missing; the message says how to get them.
     """
-    if name not in EXPERIMENTS:
-        raise unknown("experiment", name, EXPERIMENTS)
-    parts = EXPERIMENTS[name]()
-    labels = [part.label for part in parts]
-    for label in only or ():
-        if label not in labels:
-            raise unknown(f"part of {name}", label, labels)
-    parts = [part for part in parts if only is None or part.label in only]
     summaries, bounds = [], []
     measured: dict[tuple[str, str], pd.DataFrame] = {}
-    for done, part in enumerate(parts):
-        chosen = tuple(a for a in part.agents if agents is None or a in agents)
+    chosen_parts = _chosen(name, agents, only, agent_arguments or {})
+    for done, (part, chosen) in enumerate(chosen_parts):
         own = {**part.agent_arguments, **(agent_arguments or {})}
         settings = {**part.arguments, **(arguments or {})}
         comparison = Comparison(
@@ -189,28 +192,88 @@ def run_experiment(
             agent_arguments={a: dict(own[a]) for a in chosen if a in own},
             routers=part.routers,
         )
-        table = run(comparison, folder / part.label, workers=workers)
-        summary = summarise(table)
-        split = {str(a): _by_recall(rows) for a, rows in table.groupby("agent")}
-        summary.insert(1, "label", part.label)
-        for column, value in part.columns.items():
-            summary[column] = value
-        summary["retained"], summary["dropped"] = zip(
-            *(split[str(a)] for a in summary["agent"]), strict=True
-        )
-        for column in [f"{what}.{name}" for name in part.routers for what in ("routed", "right")]:
-            found = table.groupby("agent")[column].mean()  # NaN before the last visit
-            summary[column] = [found[agent] for agent in summary["agent"]]
-        summaries.append(summary)
+        place = folder / part.label
+        found = calibrated_thresholds(comparison, place, say)
+        given = {a: {**comparison.agent_arguments.get(a, {}), "threshold": found[a]} for a in found}
+        comparison = replace(comparison, agent_arguments={**comparison.agent_arguments, **given})
+        table = run(comparison, place, workers=workers)
+        publish(place)
         # Bounds hold no bank: parts that differ in its capacity share them.
         data = {name: value for name, value in settings.items() if name != "capacity"}
         key = part.environment, json.dumps(data, sort_keys=True)
-        if key not in measured:
-            measured[key] = measure_bounds(part.environment, data, seeds, IMAGE_FLOORS)
-        bounds.append(measured[key].assign(label=part.label))
+        tables = read_part(place)  # of this comparison: another one was refused
+        if tables is None:
+            if key not in measured:
+                measured[key] = measure_bounds(part.environment, data, seeds, IMAGE_FLOORS)
+            tables = _summary(part, table), measured[key].assign(label=part.label)
+            write_part(place, *tables)
+        measured[key] = tables[1]
+        summaries.append(tables[0])
+        bounds.append(tables[1])
         if note is not None:
-            note(done + 1, len(parts))
+            note(done + 1, len(chosen_parts))
     return pd.concat(summaries, ignore_index=True), pd.concat(bounds, ignore_index=True)
+
+
+def part_labels(name: str) -> list[str]:
+    """Return the labels of an experiment's parts, in their order.
+
+    Raises:
+        UnknownNameError: no such experiment.
+    """
+    if name not in EXPERIMENTS:
+        raise unknown("experiment", name, EXPERIMENTS)
+    return [part.label for part in EXPERIMENTS[name]()]
+
+
+def _chosen(
+    name: str, agents: Sequence[str] | None, only: Sequence[str] | None, given: Iterable[str]
+) -> list[tuple[Part, tuple[str, ...]]]:
+    """Return the parts that are to be played, and the agents that play each of them.
+
+    Args:
+        name: of the experiment.
+        agents: as in `run_experiment`.
+        only: as in `run_experiment`.
+        given: agents that were given arguments.
+    """
+    labels = part_labels(name)
+    parts = EXPERIMENTS[name]()
+    for label in only or ():
+        if label not in labels:
+            raise unknown(f"part of {name}", label, labels)
+    known = dict.fromkeys(agent for part in parts for agent in part.agents)
+    for agent in (*(agents or ()), *given):
+        if agent not in known:
+            raise unknown(f"agent of {name}", agent, known)
+    parts = [part for part in parts if only is None or part.label in only]
+    found = [
+        (part, chosen)
+        for part in parts
+        if (chosen := tuple(a for a in part.agents if agents is None or a in agents))
+    ]
+    if not found:
+        listed = "; ".join(f"{part.label} has {', '.join(part.agents)}" for part in parts)
+        raise InvalidValueError(
+            f"Expected an agent of a part that is to be played ({listed or 'no part was named'}); "
+            f"got {', '.join(agents or ()) or 'none'}. Name another agent or another part."
+        )
+    return found
+
+
+def _summary(part: Part, table: pd.DataFrame) -> pd.DataFrame:
+    summary = summarise(table)
+    split = {str(a): _by_recall(rows) for a, rows in table.groupby("agent")}
+    summary.insert(1, "label", part.label)
+    for column, value in part.columns.items():
+        summary[column] = value
+    summary["retained"], summary["dropped"] = zip(
+        *(split[str(a)] for a in summary["agent"]), strict=True
+    )
+    for column in [f"{what}.{name}" for name in part.routers for what in ("routed", "right")]:
+        found = table.groupby("agent")[column].mean()  # NaN before the last visit
+        summary[column] = [found[agent] for agent in summary["agent"]]
+    return summary
 
 
 def _by_recall(table: pd.DataFrame) -> tuple[float, float]:

@@ -53,10 +53,11 @@ def thresholds(env: Any) -> Thresholds:
             f"No thresholds were calibrated for the tasks {pool!r}, only for {', '.join(pools)}; "
             "pass threshold=..., or find one with nsr_gym.evaluation.calibrate."
         )
+    networks = [str(one.backbone) for key, one in _table().items() if key.split(_AT)[0] == pool]
     raise StateError(
         f"The thresholds of the tasks {pool!r} were calibrated with another frozen network than "
-        f"this one ({backbone_of(env)}); pass threshold=..., or find one with "
-        "nsr_gym.evaluation.calibrate."
+        f"this one ({' or '.join(networks)}, not {backbone_of(env)}); pass threshold=..., or find "
+        "one with nsr_gym.evaluation.calibrate."
     )
 
 
@@ -73,10 +74,11 @@ def entry_key(pool: str, backbone: str) -> str:
 def _find(env: Any) -> Thresholds | None:
     """Return what was calibrated for an environment's pool of tasks and its network, if anything.
 
-    Where the network is not known, or that of the thresholds is not, they are taken to fit.
+    Where the network is not known, or that of the thresholds is not, they are taken to fit, unless
+    others are known to.
     """
     pool, own = env.unwrapped.engine.pool_name, backbone_of(env)
-    for key in (pool,) if own is None else (pool, entry_key(pool, own)):
+    for key in (pool,) if own is None else (entry_key(pool, own), pool):
         found = _table().get(key)
         if found is not None and (None in (found.backbone, own) or found.backbone == own):
             return found

@@ -8,9 +8,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from nsr_gym.cli_shared import check_name, console, counting_bar, parse_settings, seed_range
+from nsr_gym.cli_shared import check_name, console, counting_bar, errors, parse_settings, seed_range
 from nsr_gym.errors import InvalidValueError
-from nsr_gym.files import write_whole
 
 _SHOWN = (
     ("acc", "ACC"), ("bwt", "BWT"), ("forgetting", "forgetting"), ("recovery_median", "steps"),
@@ -48,10 +47,11 @@ def reproduce(
     """Play one of the paper's comparisons on Split-CIFAR-100 or 5-Datasets.
 
     Decisions (thresholds, controllers) rest on the train split; what is printed is test accuracy.
-    The same command again goes on where it was stopped.
+    Thresholds that do not ship for the data and the network are calibrated first. The same
+    command again goes on where it was stopped; tables and figure have all finished parts.
     """
-    from nsr_gym.agents.reproduce import CONTROLLER, run_experiment
-    from nsr_gym.report.reproduce_figure import draw_experiment
+    from nsr_gym.agents.reproduce import CONTROLLER, part_labels, run_experiment
+    from nsr_gym.agents.reproduce_files import write_gathered
 
     chosen = name or experiment
     check_name(chosen)
@@ -70,11 +70,9 @@ def reproduce(
             agent_arguments=own,
             workers=workers,
             note=show,
+            say=lambda line: errors.print(line, highlight=False, markup=False, soft_wrap=True),
         )
-    files = folder / "summary.csv", folder / "bounds.csv"
-    for file, table in zip(files, (summary, bounds), strict=True):
-        write_whole(file, lambda path, table=table: table.to_csv(path, index=False))  # type: ignore[misc]
-    figure = draw_experiment(summary, folder / f"{experiment}.png")
+    files = write_gathered(folder, experiment, part_labels(experiment))
     for label, rows in summary.groupby("label", sort=False):
         shown = Table(box=None, pad_edge=False, title=f"{experiment}, {label}")
         shown.add_column("agent")
@@ -93,5 +91,5 @@ def reproduce(
     for key, rows in bounds.groupby(["label", "system", "answer"]):
         value = rows["accuracy"].mean()
         console.print(f"{', '.join(map(str, key))}: {value:.3f}", highlight=False)  # type: ignore[arg-type, unused-ignore]
-    for path in (*files, figure):
+    for path in files:
         console.print(f"  {path}", highlight=False, soft_wrap=True)

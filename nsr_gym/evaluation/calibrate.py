@@ -171,28 +171,41 @@ def best_cut(high: NDArray[np.float64], low: NDArray[np.float64]) -> tuple[float
 def update_file(path: Path, pool: str, found: dict[str, Any]) -> None:
     """Replace one pool's entry in a JSON file of thresholds, of its `scores` those found alone.
 
-    Where the pool's entry was found with another frozen network, it stays, and the new one comes
-    beside it (see `nsr_gym.agents.thresholds.entry_key`).
+    Where the pool's entry was found with another frozen network (or its scores, where the entry
+    does not say with which), it stays, and the new one comes beside it (see
+    `nsr_gym.agents.thresholds.entry_key`). No entry keeps scores of another network than its own.
 
     Raises:
         StateError: scores alone were found, and there is no entry yet for the pool and network.
     """
     table = json.loads(path.read_text()) if path.exists() else {}
     scores = found.get("scores", {})
-    network = next(
-        (one["backbone"] for one in (found, *scores.values()) if "backbone" in one), None
-    )
-    known = table.get(pool, {}).get("backbone")
-    other = None not in (known, network) and known != network
-    key = entry_key(pool, str(network)) if other else pool
+    network = next(iter(_networks(found)), None)
+    known, key = _networks(table.get(pool, {})), pool
+    if network is not None:
+        own = entry_key(pool, network)
+        key = own if own in table or (known and network not in known) else pool
     if scores and key not in table:
         raise StateError(
             f"Expected thresholds of {key!r} in {path} before those of its scores; calibrate "
             "without router and observe_signals first."
         )
     entry = table.get(key, {})
-    scores = entry.get("scores", {}) | scores
+    kept = {
+        name: score
+        for name, score in entry.get("scores", {}).items()
+        if None in (network, score.get("backbone")) or score["backbone"] == network
+    }
+    scores = kept | scores
     whole = entry | found if "scores" in found else found
     table[key] = whole | ({"scores": scores} if scores else {})
     text = json.dumps(table, indent=2) + "\n"
     write_whole(path, lambda file: file.write_text(text))
+
+
+def _networks(entry: Mapping[str, Any]) -> list[str]:
+    """Return the frozen network of an entry, or those of its scores where it does not say."""
+    if entry.get("backbone") is not None:
+        return [str(entry["backbone"])]
+    found = [score.get("backbone") for score in entry.get("scores", {}).values()]
+    return [str(one) for one in found if one is not None]

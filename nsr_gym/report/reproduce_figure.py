@@ -34,7 +34,8 @@ def experiment_figure(summary: pd.DataFrame) -> Figure:
         return _memory(summary)
     agents = list(dict.fromkeys(summary["agent"]))[::-1]
     labels = list(dict.fromkeys(summary["label"]))
-    by_tasks = "M" in summary and summary["M"].nunique() > 1
+    oracle = summary[summary["agent"] == "oracle"]
+    by_tasks = "M" in summary and oracle["M"].nunique() > 1
     count = len(_PANELS) + by_tasks
     height = 1.4 + 0.09 * len(agents) * (2 + len(labels))
     figure = Figure(figsize=(3.6 * count, max(2.6, height)), layout="constrained")
@@ -71,7 +72,7 @@ def _ratios(axes: Axes, summary: pd.DataFrame) -> None:
     oracle = summary[summary["agent"] == "oracle"].set_index("M")["recovery_tries"]
     without = summary[summary["access"] != "bank"]
     for (agent, rows), colour in zip(without.groupby("agent", sort=False), PALETTE, strict=False):
-        rows = rows.sort_values("M")
+        rows = rows[rows["M"].isin(oracle.index)].sort_values("M")
         if len(rows) < 2:
             continue
         values = rows["recovery_tries"].to_numpy() / oracle[rows["M"]].to_numpy()
@@ -100,7 +101,7 @@ def _memory(summary: pd.DataFrame) -> Figure:
         fmt="o-", color=PALETTE[0], capsize=2,
     )  # fmt: skip
     _style(ranked, "accuracy after a visit", "y")
-    for axes in (memory, ranked):
+    for axes in (memory, ranked) if len(ranks) else ():
         axes.set_xscale("log", base=2)
         axes.set_xticks(ranks["rank"], [str(rank) for rank in ranks["rank"]])
         axes.set_xlabel("rank", fontsize=8)
@@ -113,7 +114,8 @@ def _memory(summary: pd.DataFrame) -> Figure:
     capped.set_xticks(sorted(caps["capacity"].unique()))
     capped.set_xlabel("entries that the bank holds", fontsize=8)
     capped.set_ylim(bottom=0)
-    capped.legend(fontsize=8, frameon=False)
+    if len(caps):
+        capped.legend(fontsize=8, frameon=False)
     _style(capped, "tries until recovery", "y")
     figure.supxlabel(_caption(summary), fontsize=8)
     return figure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,15 @@ import pandas as pd
 import pytest
 
 from nsr_gym.agents import reproduce
-from nsr_gym.agents.reproduce import EXPERIMENTS, MEMORYLESS, Part, run_experiment
-from nsr_gym.errors import UnknownNameError
+from nsr_gym.agents.reproduce import (
+    EXPERIMENTS,
+    MEMORYLESS,
+    Part,
+    part_labels,
+    run_experiment,
+)
+from nsr_gym.agents.reproduce_files import gather, read_part, write_gathered
+from nsr_gym.errors import FileFormatError, InvalidValueError, StateError, UnknownNameError
 from nsr_gym.registry import agent_spec
 from nsr_gym.report.reproduce_figure import draw_experiment
 
@@ -29,6 +37,12 @@ def on_digits(monkeypatch: pytest.MonkeyPatch) -> None:
         for m in (2, 3)
     ]  # fmt: skip
     monkeypatch.setitem(reproduce.EXPERIMENTS, "cyclic-cifar100", lambda: parts)
+
+
+@pytest.fixture
+def few_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out bounds on projected features, which take longer than all the rest."""
+    monkeypatch.setattr(reproduce, "IMAGE_FLOORS", reproduce.IMAGE_FLOORS[:1])
 
 
 def test_every_experiment_names_agents_that_exist_and_parts_of_their_own() -> None:
@@ -88,6 +102,123 @@ def test_names_that_do_not_exist_are_answered(on_digits: None, tmp_path: Path) -
         run_experiment("cyclic-cifar", tmp_path)
     with pytest.raises(UnknownNameError, match="tasks-2"):
         run_experiment("cyclic-cifar100", tmp_path, only=["tasks-5"])
+    with pytest.raises(
+        UnknownNameError, match=r"agent of cyclic-cifar100 'similarty'.*'similarity'"
+    ):
+        run_experiment("cyclic-cifar100", tmp_path, agents=["similarty"])
+    with pytest.raises(UnknownNameError, match="agent of cyclic-cifar100 'ppo'"):
+        run_experiment("cyclic-cifar100", tmp_path, agents=["ppo"])
+    with pytest.raises(UnknownNameError, match="agent of cyclic-cifar100 'ppo'"):
+        run_experiment("cyclic-cifar100", tmp_path, agent_arguments={"ppo": {"folder": "x"}})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_parts_without_any_of_the_agents_are_skipped(
+    few_bounds: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    parts = [
+        Part(label=label, environment="NSR/CyclicDigits-v0", agents=agents,
+             arguments={"num_tasks": 2, "capacity": 2})
+        for label, agents in (("rank-1", ("oracle",)), ("capacity-2", ("oracle", "oracle-pin")))
+    ]  # fmt: skip
+    monkeypatch.setitem(reproduce.EXPERIMENTS, "memory-budget", lambda: parts)
+    seen: list[tuple[int, int]] = []
+    chosen: dict[str, Any] = {"seeds": (0,), "arguments": TINY, "agents": ["oracle-pin"]}
+    summary, _ = run_experiment(
+        "memory-budget", tmp_path, **chosen, note=lambda done, total: seen.append((done, total))
+    )
+    assert list(zip(summary["label"], summary["agent"], strict=True)) == [
+        ("capacity-2", "oracle-pin")
+    ]
+    assert seen == [(1, 1)]
+    assert [path.name for path in tmp_path.iterdir()] == ["capacity-2"]
+    with pytest.raises(InvalidValueError, match=r"rank-1 has oracle\); got oracle-pin"):
+        run_experiment("memory-budget", tmp_path, **chosen, only=["rank-1"])
+    for nothing in ({"agents": []}, {"only": []}):
+        with pytest.raises(InvalidValueError, match="Expected an agent of a part"):
+            run_experiment("memory-budget", tmp_path, **{**chosen, **nothing})
+
+
+def test_files_of_an_experiment_are_gathered_from_all_finished_parts(
+    on_digits: None, few_bounds: None, tmp_path: Path
+) -> None:
+    chosen: dict[str, Any] = {"seeds": (0,), "arguments": TINY, "agents": ["oracle", "fresh"]}
+    labels = part_labels("cyclic-cifar100")
+    assert gather(tmp_path, labels) is None
+    assert write_gathered(tmp_path, "cyclic-cifar100", labels) == []
+    run_experiment("cyclic-cifar100", tmp_path, **chosen, only=["tasks-3"])
+    files = write_gathered(tmp_path, "cyclic-cifar100", labels)
+    tables = ["summary.csv", "bounds.csv", "streams.csv"]
+    assert [path.name for path in files] == [*tables, "cyclic-cifar100.png"]
+    assert set(pd.read_csv(files[0])["label"]) == {"tasks-3"}
+    figure = files[3].read_bytes()
+    # Another process plays the other part: in the experiment's order, nothing is lost.
+    played, _ = run_experiment("cyclic-cifar100", tmp_path, **chosen, only=["tasks-2"])
+    assert set(played["label"]) == {"tasks-2"}
+    write_gathered(tmp_path, "cyclic-cifar100", labels)
+    for path in files[:3]:
+        assert list(dict.fromkeys(pd.read_csv(path)["label"])) == ["tasks-2", "tasks-3"]
+    assert files[3].read_bytes() != figure
+    streams, summary = pd.read_csv(files[2]), pd.read_csv(files[0])
+    assert streams["seed"].tolist() == [0] * len(summary)
+    both = streams.merge(summary, on=["label", "agent"], suffixes=("", "_summary"))
+    assert both["acc"].tolist() == both["acc_summary"].tolist()  # one stream is all there is
+    # A part that is not finished is left out.
+    (tmp_path / "tasks-3" / "summary.parquet").unlink()
+    write_gathered(tmp_path, "cyclic-cifar100", labels)
+    assert set(pd.read_csv(files[0])["label"]) == {"tasks-2"}
+    (tmp_path / "tasks-2" / "summary.parquet").write_bytes(b"PAR1")
+    with pytest.raises(FileFormatError, match=r"summary\.parquet"):
+        write_gathered(tmp_path, "cyclic-cifar100", labels)
+
+
+def test_processes_gather_one_after_another(tmp_path: Path) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    begun, done = threading.Event(), threading.Event()
+
+    def write() -> None:
+        begun.set()
+        write_gathered(tmp_path, "cyclic-cifar100", ["tasks-2"])
+        done.set()
+
+    with (tmp_path / ".gathering").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        other = threading.Thread(target=write)
+        other.start()
+        assert begun.wait(60)
+        assert not done.wait(0.3)
+    assert done.wait(60)
+    other.join()
+
+
+def test_a_run_killed_between_playing_and_bounds_measures_what_is_missing_alone(
+    on_digits: None, few_bounds: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: dict[str, Any] = {"seeds": (0,), "arguments": TINY, "agents": ["oracle"]}
+    calls: list[Any] = []
+    measure = reproduce.measure_bounds
+
+    def stopped(*given: Any) -> pd.DataFrame:
+        calls.append(given)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return measure(*given)
+
+    monkeypatch.setattr(reproduce, "measure_bounds", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment("cyclic-cifar100", tmp_path, **chosen)
+    assert read_part(tmp_path / "tasks-2") is not None
+    assert read_part(tmp_path / "tasks-3") is None
+    cells = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("cells/*.parquet")}
+    assert len(cells) == 2
+    _, bounds = run_experiment("cyclic-cifar100", tmp_path, **chosen)
+    assert [given[1]["num_tasks"] for given in calls] == [2, 3, 3]
+    assert set(bounds["label"]) == {"tasks-2", "tasks-3"}
+    assert cells == {path: path.stat().st_mtime_ns for path in cells}
+    run_experiment("cyclic-cifar100", tmp_path, **chosen)
+    assert len(calls) == 3
+    with pytest.raises(StateError, match="another comparison"):
+        run_experiment("cyclic-cifar100", tmp_path, **chosen | {"seeds": (0, 1)})
 
 
 def test_parts_that_differ_in_the_bank_alone_share_their_bounds(

@@ -50,8 +50,27 @@ def test_several_networks_stand_side_by_side(env: Any, monkeypatch: pytest.Monke
     monkeypatch.setattr(module, "backbone_of", lambda _: "x")
     assert thresholds(env) == first
     monkeypatch.setattr(module, "backbone_of", lambda _: "y")
-    with pytest.raises(StateError, match=f"tasks '{POOL}'.*another frozen network"):
+    with pytest.raises(
+        StateError, match=f"tasks '{POOL}'.*another frozen network.*x or {own}, not y"
+    ):
         thresholds(env)
+
+
+def test_thresholds_of_the_very_network_come_before_those_of_one_that_is_not_known(
+    env: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = backbone_of(env)
+    if own is None:
+        pytest.skip("nothing is known of its network")
+    table = {
+        POOL: Thresholds(0.9, 1.0, (), {"rls": 0.7}),
+        entry_key(POOL, own): Thresholds(0.8, 1.0, (), {"rls": 0.6}, own),
+    }
+    monkeypatch.setattr(module, "_table", lambda: table)
+    assert thresholds(env).similarity == 0.8
+    assert score_threshold(env, "rls", None, 0.5) == 0.6
+    monkeypatch.setattr(module, "backbone_of", lambda _: "y")
+    assert thresholds(env).similarity == 0.9
 
 
 def test_another_network_has_other_thresholds(env: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -148,3 +148,44 @@ def test_thresholds_of_another_network_come_beside(tmp_path: Path) -> None:
     assert found["a@other"]["scores"]["rls"]["threshold"] == 0.2
     update_file(path, "a", {"scores": {"tree": {"threshold": 0.2}}})  # of one that is not known
     assert json.loads(path.read_text())["a"]["scores"]["tree"]["threshold"] == 0.2
+
+
+def test_scores_of_a_network_do_not_come_under_another_one(tmp_path: Path) -> None:
+    path = tmp_path / "thresholds.json"
+    one, unknown = {"threshold": 0.9, "backbone": "one"}, {"threshold": 0.3}
+    update_file(path, "a", {"similarity": 0.5})  # with a network that is not known
+    update_file(path, "a", {"scores": {"rls": one, "tree": unknown}})
+    first = json.loads(path.read_text())["a"]
+    update_file(path, "a", {"similarity": 0.6, "backbone": "other"})
+    found = json.loads(path.read_text())
+    assert found == {"a": first, "a@other": {"similarity": 0.6, "backbone": "other"}}
+    update_file(path, "a", {"similarity": 0.7, "backbone": "one"})
+    found = json.loads(path.read_text())
+    assert found["a"] == {
+        "similarity": 0.7, "backbone": "one", "scores": {"rls": one, "tree": unknown},
+    }  # fmt: skip
+    assert set(found) == {"a", "a@other"}
+
+
+def test_where_scores_of_two_networks_were_mixed_those_of_the_network_stay(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "thresholds.json"
+    scores = {name: {"threshold": 0.9, "backbone": name} for name in ("one", "other")}
+    path.write_text(json.dumps({"a": {"similarity": 0.5, "scores": scores}}))
+    update_file(path, "a", {"similarity": 0.6, "backbone": "one"})
+    assert json.loads(path.read_text()) == {
+        "a": {"similarity": 0.6, "backbone": "one", "scores": {"one": scores["one"]}}
+    }
+
+
+def test_an_entry_of_the_very_network_is_replaced_where_another_is_of_none(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "thresholds.json"
+    own = {"similarity": 0.5, "backbone": "other"}
+    path.write_text(json.dumps({"a": {"similarity": 0.1}, "a@other": own}))
+    update_file(path, "a", own | {"similarity": 0.6})
+    assert json.loads(path.read_text()) == {
+        "a": {"similarity": 0.1}, "a@other": own | {"similarity": 0.6},
+    }  # fmt: skip
