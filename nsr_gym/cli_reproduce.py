@@ -88,6 +88,8 @@ def reproduce(
                     f"  {column.removeprefix('routed.')}: {rows[column].mean():.3f} without a task "
                     f"identity, {right:.2f} of images routed right", highlight=False,
                 )  # fmt: skip
+    console.print("Accuracies are task-incremental (labels count within the visited task), but for "
+                  "those without a task identity and those of one classifier for all.")  # fmt: skip
     for key, rows in bounds.groupby(["label", "system", "answer"]):
         value = rows["accuracy"].mean()
         console.print(f"{', '.join(map(str, key))}: {value:.3f}", highlight=False)  # type: ignore[arg-type, unused-ignore]

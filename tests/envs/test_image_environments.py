@@ -402,7 +402,7 @@ def measured(pool: TaskPool, router: str) -> list[np.ndarray]:
     return [np.stack(curves), found.accuracy, found.right]
 
 
-@pytest.mark.parametrize("router", ["cosine", "rls"])
+@pytest.mark.parametrize("router", ["cosine", "ncm", "energy", "rls", "oracle"])
 def test_order_and_batching_of_test_images_change_no_accuracy(
     router: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
