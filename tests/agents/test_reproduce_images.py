@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from image_file_samples import write_cifar100, write_official_five
+from image_file_samples import own_tables, write_cifar100, write_official_five
 
 from nsr_gym.agents import reproduce, reproduce_thresholds
 from nsr_gym.agents.reproduce import run_experiment
-from nsr_gym.datasets import cifar_files, image_files
+from nsr_gym.datasets import cifar_files
 
 TINY: dict[str, Any] = {
     "cycles": 2, "learning_steps": 1, "updates": 1, "batch_size": 4, "support_size": 8,
@@ -25,11 +24,7 @@ AGENTS = ("oracle", "similarity", "trial-loss", "fresh")
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Tiny official files, known to their readers as long as the test lasts."""
-    for module, name in (
-        (cifar_files, "CIFAR100"), (cifar_files, "CIFAR10"), (image_files, "MNIST"),
-        (image_files, "FASHION_MNIST"), (image_files, "SVHN"),
-    ):  # fmt: skip
-        monkeypatch.setattr(module, name, deepcopy(getattr(module, name)))
+    own_tables(monkeypatch)
     # The others project features to thousands of numbers, which takes longer than all the rest.
     monkeypatch.setattr(reproduce, "IMAGE_FLOORS", reproduce.IMAGE_FLOORS[:1])
     folder = tmp_path / "data"

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
-from copy import deepcopy
 from pathlib import Path
 
 import pytest
-from image_file_samples import write_cifar100, write_official_five, write_offline_five
+from image_file_samples import (
+    own_tables,
+    write_cifar100,
+    write_official_five,
+    write_offline_five,
+)
 
-from nsr_gym.datasets import cifar_files, image_files, packed_files
+from nsr_gym.datasets import cifar_files, packed_files
 from nsr_gym.datasets.sources import VARIABLE
 
 
@@ -23,14 +27,8 @@ def real_root(holds: str) -> Path:
 
 @pytest.fixture
 def tables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a test add to the checksums, and change the counts, of known files."""
-    for module, names in (
-        (cifar_files, ("CIFAR10", "CIFAR100")),
-        (image_files, ("MNIST", "FASHION_MNIST", "SVHN", "NOTMNIST")),
-        (packed_files, ("FIVE_SMALL",)),
-    ):
-        for name in names:
-            monkeypatch.setattr(module, name, deepcopy(getattr(module, name)))
+    """See `own_tables`."""
+    own_tables(monkeypatch)
 
 
 @pytest.fixture(params=["tiny", "real"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from image_file_samples import write_cifar100, write_offline_five
+from image_file_samples import own_tables, write_cifar100, write_offline_five
 from playable import TINY_IMAGES
 
 from nsr_gym.backbones.mlp import MLPBackbone
@@ -154,8 +153,7 @@ def images(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_env: Make
 ) -> Callable[..., Any]:
     """Make tiny environments on images."""
-    monkeypatch.setattr(cifar_files, "CIFAR100", deepcopy(cifar_files.CIFAR100))
-    monkeypatch.setattr(packed_files, "FIVE_SMALL", deepcopy(packed_files.FIVE_SMALL))
+    own_tables(monkeypatch)
     write_cifar100(tmp_path, cifar_files.CIFAR100, "official")
     write_offline_five(tmp_path, packed_files.FIVE_SMALL)
     manifest = {} if "CIFAR" in request.param else {"manifest": "offline5"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from image_file_samples import write_cifar100
+from image_file_samples import own_tables, write_cifar100
 from playable import TINY, TINY_IMAGES, bank_for
 from played_device import DEVICE, place, played_device
 
@@ -64,7 +63,7 @@ def test_every_part_stays_on_the_device(arguments: dict[str, Any]) -> None:
 def test_image_backbones_stay_on_the_device(
     backbone: str, access: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cifar_files, "CIFAR100", deepcopy(cifar_files.CIFAR100))
+    own_tables(monkeypatch)
     write_cifar100(tmp_path, cifar_files.CIFAR100, "official")
     chosen = {"backbone": backbone, "image_size": 32, "access": access, "root": str(tmp_path)}
     check(CIFAR, TINY_IMAGES | chosen)

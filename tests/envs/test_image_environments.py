@@ -7,7 +7,6 @@ import json
 import os
 import re
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
-from image_file_samples import write_cifar100, write_offline_five
+from image_file_samples import own_tables, write_cifar100, write_offline_five
 from playable import TINY_IMAGES
 from safetensors.torch import save
 from stable_baselines3.common.env_checker import check_env as check_env_of_sb3
@@ -74,8 +73,7 @@ def root(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
             if not (folder / name).exists():
                 pytest.skip(f"{VARIABLE} names no folder with {name}")
         return folder
-    monkeypatch.setattr(cifar_files, "CIFAR100", deepcopy(cifar_files.CIFAR100))
-    monkeypatch.setattr(packed_files, "FIVE_SMALL", deepcopy(packed_files.FIVE_SMALL))
+    own_tables(monkeypatch)
     write_cifar100(tmp_path, cifar_files.CIFAR100, "official")
     write_offline_five(tmp_path, packed_files.FIVE_SMALL)
     return tmp_path

@@ -7,7 +7,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from image_file_samples import write_cifar100, write_offline_five
+from image_file_samples import own_tables, write_cifar100, write_offline_five
 from playable import TINY_IMAGES
 from safetensors.torch import save
 
@@ -52,8 +51,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / "vit-small-32.safetensors").write_bytes(payload)
     (folder / "vit-small-32.json").write_text(json.dumps(card))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cifar_files, "CIFAR100", deepcopy(cifar_files.CIFAR100))
-        patch.setattr(packed_files, "FIVE_SMALL", deepcopy(packed_files.FIVE_SMALL))
+        own_tables(patch)
         write_cifar100(folder, cifar_files.CIFAR100, "official")
         write_offline_five(folder, packed_files.FIVE_SMALL)
         yield folder
