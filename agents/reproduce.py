@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nsr_gym.agents.reproduce_files import Tables, read_part, write_part
+from nsr_gym.agents.reproduce_files import Tables, by_stream, joined, read_part, write_part
 from nsr_gym.agents.reproduce_thresholds import Say, calibrated_thresholds, publish
 from nsr_gym.agents.systems import measure_bounds
 from nsr_gym.errors import InvalidValueError, unknown
@@ -168,17 +168,19 @@ def run_experiment(
         Of the parts that were asked for, also kept in their folders (`reproduce_files`): the
         summary, a row for each part and agent (see `nsr_gym.report.summary.summarise`; the
         part's own columns and `label` come first, then `retained` and `dropped`, mean tries of
-        returns whose entry was recalled or was not, and for each router `routed.<name>` and
-        `right.<name>`, mean accuracy and share of images routed right after the last visit), and
-        the bounds without an adapter, a row for each environment, bound, features and answer.
+        returns whose entry was recalled or was not, for each router `routed.<name>` and
+        `right.<name>`, mean accuracy and share of images routed right after the last visit, and
+        the environment's `arguments` as JSON), the bounds without an adapter, a row for each
+        environment, bound, features and answer, and each stream by itself.
 
     Raises:
         UnknownNameError: no such experiment, or no such part or agent in it.
-        InvalidValueError: none of the parts has any of the agents.
+        InvalidValueError: none of the parts has any of the agents, or an agent that was given
+            arguments is in none.
         StateError: a part's folder holds another comparison, or another process works in it.
         DataError: the data are missing; the message says how to get them.
     """
-    summaries, bounds = [], []
+    played: list[Tables] = []
     measured: dict[tuple[str, str], pd.DataFrame] = {}
     chosen_parts = _chosen(name, agents, only, agent_arguments or {})
     for done, (part, chosen) in enumerate(chosen_parts):
@@ -205,14 +207,17 @@ def run_experiment(
         if tables is None:
             if key not in measured:
                 measured[key] = measure_bounds(part.environment, data, seeds, IMAGE_FLOORS)
-            tables = _summary(part, table), measured[key].assign(label=part.label)
-            write_part(place, *tables)
-        measured[key] = tables[1]
-        summaries.append(tables[0])
-        bounds.append(tables[1])
+            tables = Tables(
+                _summary(part, table, settings),
+                measured[key].assign(label=part.label),
+                by_stream(part.label, table),
+            )
+            write_part(place, tables)
+        measured[key] = tables.bounds
+        played.append(tables)
         if note is not None:
             note(done + 1, len(chosen_parts))
-    return pd.concat(summaries, ignore_index=True), pd.concat(bounds, ignore_index=True)
+    return joined(played)
 
 
 def part_labels(name: str) -> list[str]:
@@ -258,10 +263,16 @@ def _chosen(
             f"Expected an agent of a part that is to be played ({listed or 'no part was named'}); "
             f"got {', '.join(agents or ()) or 'none'}. Name another agent or another part."
         )
+    idle = [a for a in given if all(a not in chosen for _, chosen in found)]
+    if idle:
+        raise InvalidValueError(
+            f"Expected arguments of agents that are played; got those of {', '.join(idle)}. Name "
+            "these agents and a part that has them, or leave the arguments out."
+        )
     return found
 
 
-def _summary(part: Part, table: pd.DataFrame) -> pd.DataFrame:
+def _summary(part: Part, table: pd.DataFrame, settings: Mapping[str, Any]) -> pd.DataFrame:
     summary = summarise(table)
     split = {str(a): _by_recall(rows) for a, rows in table.groupby("agent")}
     summary.insert(1, "label", part.label)
@@ -273,6 +284,7 @@ def _summary(part: Part, table: pd.DataFrame) -> pd.DataFrame:
     for column in [f"{what}.{name}" for name in part.routers for what in ("routed", "right")]:
         found = table.groupby("agent")[column].mean()  # NaN before the last visit
         summary[column] = [found[agent] for agent in summary["agent"]]
+    summary["arguments"] = json.dumps(settings)
     return summary
 
 

@@ -5,17 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
-from nsr_gym.evaluation.cells import VISITS, read_parquet, write_parquet
+from nsr_gym.evaluation.cells import read_parquet, write_parquet
 from nsr_gym.files import write_whole
 from nsr_gym.report.summary import summarise
 
-Tables = tuple[pd.DataFrame, pd.DataFrame]
-"""Summary and bounds; see `nsr_gym.agents.reproduce.run_experiment`."""
 
-SUMMARY, BOUNDS, STREAMS = "summary", "bounds", "streams"
+class Tables(NamedTuple):
+    """What comes of a part, or of several.
+
+    Attributes:
+        summary: a row for each part and agent.
+        bounds: a row for each part, seed, bound and answer.
+        streams: a row for each part, agent and seed.
+    """
+
+    summary: pd.DataFrame
+    bounds: pd.DataFrame
+    streams: pd.DataFrame
+
+
 STREAM_COLUMNS = (
     "environment", "agent", "post_task", "acc", "bwt", "forgetting", "recovery_median",
     "recovery_tries", "own_recovery_tries",
@@ -25,16 +37,10 @@ STREAM_COLUMNS = (
 _LOCK = ".gathering"
 
 
-def write_part(folder: Path, summary: pd.DataFrame, bounds: pd.DataFrame) -> None:
-    """Keep the tables of a part that is finished, each file whole.
-
-    Args:
-        folder: of the part.
-        summary: a row for each agent.
-        bounds: a row for each seed, bound and answer.
-    """
-    write_parquet(folder / f"{BOUNDS}.parquet", bounds)
-    write_parquet(folder / f"{SUMMARY}.parquet", summary)  # last: with it the part is finished
+def write_part(folder: Path, tables: Tables) -> None:
+    """Keep the tables of a part that is finished, each file whole."""
+    for name in reversed(Tables._fields):  # the summary last: with it the part is finished
+        write_parquet(folder / f"{name}.parquet", getattr(tables, name))
 
 
 def read_part(folder: Path) -> Tables | None:
@@ -43,11 +49,15 @@ def read_part(folder: Path) -> Tables | None:
     Raises:
         FileFormatError: a file is damaged.
     """
-    files = [folder / f"{name}.parquet" for name in (SUMMARY, BOUNDS)]
+    files = [folder / f"{name}.parquet" for name in Tables._fields]
     if not all(file.exists() for file in files):
         return None
-    summary, bounds = (read_parquet(file) for file in files)
-    return summary, bounds
+    return Tables(*map(read_parquet, files))
+
+
+def joined(parts: Sequence[Tables]) -> Tables:
+    """Return the rows of several parts, at least one, in their order."""
+    return Tables(*(pd.concat(tables, ignore_index=True) for tables in zip(*parts, strict=True)))
 
 
 def gather(folder: Path, labels: Sequence[str]) -> Tables | None:
@@ -61,10 +71,7 @@ def gather(folder: Path, labels: Sequence[str]) -> Tables | None:
         FileFormatError: a part's file is damaged.
     """
     parts = [tables for label in labels if (tables := read_part(folder / label)) is not None]
-    if not parts:
-        return None
-    summary, bounds = (pd.concat(tables, ignore_index=True) for tables in zip(*parts, strict=True))
-    return summary, bounds
+    return joined(parts) if parts else None
 
 
 def write_gathered(folder: Path, experiment: str, labels: Sequence[str]) -> list[Path]:
@@ -91,23 +98,20 @@ def write_gathered(folder: Path, experiment: str, labels: Sequence[str]) -> list
         found = gather(folder, labels)
         if found is None:
             return []
-        files = [folder / f"{name}.csv" for name in (SUMMARY, BOUNDS, STREAMS)]
-        for file, table in zip(files, (*found, _by_stream(folder, labels)), strict=True):
+        files = [folder / f"{name}.csv" for name in Tables._fields]
+        for file, table in zip(files, found, strict=True):
             write_whole(file, lambda path, table=table: table.to_csv(path, index=False))  # type: ignore[misc]
-        return [*files, draw_experiment(found[0], folder / f"{experiment}.png")]
+        return [*files, draw_experiment(found.summary, folder / f"{experiment}.png")]
 
 
-def _by_stream(folder: Path, labels: Sequence[str]) -> pd.DataFrame:
+def by_stream(label: str, visits: pd.DataFrame) -> pd.DataFrame:
+    """Return what is told of each stream of a part, a row for each agent and seed."""
     rows = []
-    for label in labels:
-        if read_part(folder / label) is None:
-            continue
-        visits = read_parquet(folder / label / VISITS)
-        for seed, one in visits.groupby("seed"):
-            row = summarise(one)[list(STREAM_COLUMNS)]
-            row.insert(0, "label", label)
-            row.insert(3, "seed", seed)
-            rows.append(row)
+    for seed, one in visits.groupby("seed"):
+        row = summarise(one)[list(STREAM_COLUMNS)]
+        row.insert(0, "label", label)
+        row.insert(3, "seed", seed)
+        rows.append(row)
     return pd.concat(rows, ignore_index=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,10 @@ def train_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
         arguments: of the part's environment.
     """
     left_out = (*NOT_OF_TRAIN, *NOT_OF_RULES)
-    return {name: value for name, value in arguments.items() if name not in left_out}
+    kept = {name: value for name, value in arguments.items() if name not in left_out}
+    if kept.get("test_per_class", 0) is None:  # rules see none of them; the default will do
+        del kept["test_per_class"]
+    return kept
 
 
 def calibrated_thresholds(
@@ -81,7 +85,7 @@ def publish(folder: Path) -> None:
 
     Until then their file is hidden: a comparison begins in a folder that has no other files.
     """
-    if _hidden(folder).exists():
+    with suppress(FileNotFoundError):  # there are none, or another process was here first
         _hidden(folder).replace(folder / FILE)
 
 
@@ -117,6 +121,7 @@ def _found(
         _, found = calibrate(environment, range(EPISODES), arguments=arguments)
         text = json.dumps(found | {"pool": pool}, indent=2) + "\n"
         write_whole(_hidden(folder), lambda file: file.write_text(text))
+        (folder / FILE).unlink(missing_ok=True)
         return found
 
 

@@ -78,8 +78,10 @@ def _find(env: Any) -> Thresholds | None:
     others are known to.
     """
     pool, own = env.unwrapped.engine.pool_name, backbone_of(env)
-    for key in (pool,) if own is None else (entry_key(pool, own), pool):
-        found = _table().get(key)
+    table = _table()
+    any_network = [pool, *(key for key in table if key.split(_AT)[0] == pool)]
+    for key in any_network if own is None else (entry_key(pool, own), pool):
+        found = table.get(key)
         if found is not None and (None in (found.backbone, own) or found.backbone == own):
             return found
     return None

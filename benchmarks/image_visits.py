@@ -110,7 +110,8 @@ def run(
     Returns:
         `operations` of a visit in GFLOP; for each precision `peak` in GFLOP/s (the largest median
         over sizes), for each n `visits_per_s` and `share` of the peak, and `difference`, the mean
-        absolute difference of all accuracies from those of the first precision.
+        absolute difference of all accuracies from those of the first precision (the frozen part
+        in front is the same for all).
     """
     where = torch.device(device)
     episodes = {n: _Episodes(backbone, n, where) for n in batches}

@@ -58,9 +58,15 @@ def reproduce(
     folder = runs / chosen
     if workers < 1:
         raise InvalidValueError(f"Expected --workers of at least 1; got {workers}.")
+    labels = part_labels(experiment)
     own = {} if controller is None else {CONTROLLER: {"folder": str(controller)}}
     with counting_bar("parts") as show:
-        summary, bounds = run_experiment(
+
+        def note(done: int, total: int) -> None:
+            write_gathered(folder, experiment, labels)
+            show(done, total)
+
+        summary, bounds, _ = run_experiment(
             experiment,
             folder,
             seeds=seed_range(0, seeds),
@@ -69,10 +75,10 @@ def reproduce(
             arguments=parse_settings(set_ or []),
             agent_arguments=own,
             workers=workers,
-            note=show,
+            note=note,
             say=lambda line: errors.print(line, highlight=False, markup=False, soft_wrap=True),
         )
-    files = write_gathered(folder, experiment, part_labels(experiment))
+    files = write_gathered(folder, experiment, labels)
     for label, rows in summary.groupby("label", sort=False):
         shown = Table(box=None, pad_edge=False, title=f"{experiment}, {label}")
         shown.add_column("agent")

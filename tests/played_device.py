@@ -85,8 +85,9 @@ class PlayedDevice(TorchFunctionMode):
         elif kwargs.get("device") is not None:
             where = _asked(kwargs["device"])
         else:
-            sized = {place(tensor) for tensor in tensors if tensor.dim()}
-            if {CPU, DEVICE} <= sized:
+            # A number on the CPU goes with anything; one on the device does not.
+            met = {place(t) for t in tensors if t.dim() or place(t) != CPU}
+            if {CPU, DEVICE} <= met:
                 found = [(str(place(tensor)), tuple(tensor.shape)) for tensor in tensors]
                 raise RuntimeError(f"{name} of tensors on several devices: {found}.")
             where = DEVICE if DEVICE in places else CPU if CPU in places or not tensors else None

@@ -91,14 +91,15 @@ def test_a_part_at_a_time_comes_to_the_tables_and_the_figure_of_all(
     answer = call(*command, "--part", "tasks-3")
     assert answer.status == 0, answer.err
     for text in ("cyclic-cifar100, tasks-3", "oracle", "similarity", "frozen backbone",
-                 "summary.csv", "bounds.csv", "cyclic-cifar100.png"):  # fmt: skip
+                 "summary.csv", "bounds.csv", "streams.csv", "cyclic-cifar100.png",
+                 "task-incremental"):  # fmt: skip
         assert text in answer.text
     assert "calibrat" not in answer.text  # thresholds of the digits ship
     assert labels(folder / "summary.csv") == ["tasks-3"]
     answer = call(*command, "--part", "tasks-2")
     assert answer.status == 0, answer.err
     assert "tasks-3" not in answer.out  # what was asked for is shown, the files have all
-    for name in ("summary.csv", "bounds.csv"):
+    for name in ("summary.csv", "bounds.csv", "streams.csv"):
         assert labels(folder / name) == ["tasks-2", "tasks-3"]
     assert (folder / "cyclic-cifar100.png").read_bytes().startswith(b"\x89PNG")
     before = (folder / "summary.csv").read_bytes()

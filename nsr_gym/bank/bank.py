@@ -186,7 +186,7 @@ class TaskKnowledgeBank(BankState):
         else:
             everything = n == self.num_banks and bool((chosen == np.arange(n)).all())
             stored = self.embedding[:, :k] if everything else self.embedding[chosen, :k]
-        if k <= SMALL:
+        if self.slots <= SMALL:
             scores = np.einsum("nkd,nd->nk", stored, query)
         else:
             scores = np.matmul(stored, query[:, :, None])[:, :, 0]

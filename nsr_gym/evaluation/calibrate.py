@@ -182,6 +182,11 @@ def update_file(path: Path, pool: str, found: dict[str, Any]) -> None:
     scores = found.get("scores", {})
     network = next(iter(_networks(found)), None)
     known, key = _networks(table.get(pool, {})), pool
+    if network is None and known and not scores:
+        raise StateError(
+            f"Expected thresholds of {pool!r} found with a network that is known, as are those in "
+            f"{path} ({known[0]}), which they would replace; calibrate with live dynamics."
+        )
     if network is not None:
         own = entry_key(pool, network)
         key = own if own in table or (known and network not in known) else pool

@@ -62,7 +62,7 @@ def test_every_experiment_names_agents_that_exist_and_parts_of_their_own() -> No
 
 def test_an_experiment_comes_to_a_summary_and_bounds(on_digits: None, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    summary, bounds = run_experiment(
+    summary, bounds, _ = run_experiment(
         "cyclic-cifar100", tmp_path, seeds=(0, 1), arguments=TINY,
         note=lambda done, total: seen.append((done, total)),
     )  # fmt: skip
@@ -88,11 +88,11 @@ def test_a_part_can_be_played_alone_and_is_not_played_again(
     chosen: dict[str, Any] = {
         "seeds": (0,), "arguments": TINY, "only": ["tasks-2"], "agents": ["oracle"],
     }  # fmt: skip
-    first, _ = run_experiment("cyclic-cifar100", tmp_path, **chosen)
+    first, *_ = run_experiment("cyclic-cifar100", tmp_path, **chosen)
     assert set(first["label"]) == {"tasks-2"}
     assert set(first["agent"]) == {"oracle"}
     cells = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("cells/*.parquet")}
-    again, _ = run_experiment("cyclic-cifar100", tmp_path, **chosen)
+    again, *_ = run_experiment("cyclic-cifar100", tmp_path, **chosen)
     pd.testing.assert_frame_equal(first, again)
     assert cells == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("cells/*.parquet")}
 
@@ -124,7 +124,7 @@ def test_parts_without_any_of_the_agents_are_skipped(
     monkeypatch.setitem(reproduce.EXPERIMENTS, "memory-budget", lambda: parts)
     seen: list[tuple[int, int]] = []
     chosen: dict[str, Any] = {"seeds": (0,), "arguments": TINY, "agents": ["oracle-pin"]}
-    summary, _ = run_experiment(
+    summary, *_ = run_experiment(
         "memory-budget", tmp_path, **chosen, note=lambda done, total: seen.append((done, total))
     )
     assert list(zip(summary["label"], summary["agent"], strict=True)) == [
@@ -153,7 +153,7 @@ def test_files_of_an_experiment_are_gathered_from_all_finished_parts(
     assert set(pd.read_csv(files[0])["label"]) == {"tasks-3"}
     figure = files[3].read_bytes()
     # Another process plays the other part: in the experiment's order, nothing is lost.
-    played, _ = run_experiment("cyclic-cifar100", tmp_path, **chosen, only=["tasks-2"])
+    played, *_ = run_experiment("cyclic-cifar100", tmp_path, **chosen, only=["tasks-2"])
     assert set(played["label"]) == {"tasks-2"}
     write_gathered(tmp_path, "cyclic-cifar100", labels)
     for path in files[:3]:
@@ -211,7 +211,7 @@ def test_a_run_killed_between_playing_and_bounds_measures_what_is_missing_alone(
     assert read_part(tmp_path / "tasks-3") is None
     cells = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("cells/*.parquet")}
     assert len(cells) == 2
-    _, bounds = run_experiment("cyclic-cifar100", tmp_path, **chosen)
+    _, bounds, _ = run_experiment("cyclic-cifar100", tmp_path, **chosen)
     assert [given[1]["num_tasks"] for given in calls] == [2, 3, 3]
     assert set(bounds["label"]) == {"tasks-2", "tasks-3"}
     assert cells == {path: path.stat().st_mtime_ns for path in cells}
@@ -235,7 +235,7 @@ def test_parts_that_differ_in_the_bank_alone_share_their_bounds(
     monkeypatch.setattr(
         reproduce, "measure_bounds", lambda *given: calls.append(given) or measure(*given)
     )
-    _, bounds = run_experiment("memory-budget", tmp_path, seeds=(0,), arguments=TINY)
+    _, bounds, _ = run_experiment("memory-budget", tmp_path, seeds=(0,), arguments=TINY)
     assert len(calls) == 1
     one, two = (rows["accuracy"].to_numpy() for _, rows in bounds.groupby("label"))
     np.testing.assert_array_equal(one, two)
@@ -250,7 +250,7 @@ def test_routers_answer_after_the_last_visit(
     )  # fmt: skip
     monkeypatch.setitem(reproduce.EXPERIMENTS, "class-incremental", lambda: [part])
     settings = {**TINY, "updates": 10}
-    summary, _ = run_experiment("class-incremental", tmp_path, seeds=(0, 1), arguments=settings)
+    summary, *_ = run_experiment("class-incremental", tmp_path, seeds=(0, 1), arguments=settings)
     (row,) = summary.to_dict("records")
     assert row["right.oracle"] == 1.0
     assert row["routed.oracle"] == pytest.approx(row["acc"], abs=0.02)

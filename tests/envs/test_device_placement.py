@@ -83,6 +83,7 @@ MIXED: list[Callable[[torch.Tensor], Any]] = [
     lambda x: x @ torch.ones(4, 2),
     lambda x: x + torch.from_numpy(np.ones((3, 4), dtype=np.float32)),
     lambda x: torch.cat([x, torch.zeros(1, 4)]),
+    lambda x: torch.ones(3) * x.sum(),
     lambda x: x.numpy(),
     lambda x: np.asarray(x),
     lambda x: np.add(x, 1),

@@ -131,6 +131,14 @@ def test_scores_stay_when_the_rest_is_calibrated_and_the_rest_when_scores_are(
     assert json.loads(path.read_text()) == {"a": {"similarity": 0.6, "scores": scores}}
 
 
+def test_thresholds_of_an_unknown_network_replace_none_of_a_known(tmp_path: Path) -> None:
+    path = tmp_path / "thresholds.json"
+    update_file(path, "a", {"similarity": 0.5, "backbone": "one"})
+    with pytest.raises(StateError, match=r"network that is known.*one"):
+        update_file(path, "a", {"similarity": 0.7, "backbone": None})
+    assert json.loads(path.read_text())["a"]["similarity"] == 0.5
+
+
 def test_thresholds_of_another_network_come_beside(tmp_path: Path) -> None:
     path = tmp_path / "thresholds.json"
     rls, tree = ({name: {"threshold": 0.9, "backbone": "one"}} for name in ("rls", "tree"))
