@@ -21,7 +21,7 @@ from nsr_gym.envs.plans import EpisodePlan
 from nsr_gym.errors import InvalidValueError
 from nsr_gym.pools import Pool
 from nsr_gym.registry import ACCESS
-from nsr_gym.streams import SCHEDULES, draw_visits, make_stream
+from nsr_gym.streams import SCHEDULES, TaskStream, draw_visits, make_stream
 from nsr_gym.tasks import SPLITS
 
 REWARDS = ("post_task", "online")
@@ -156,14 +156,11 @@ class VisitConfig(PartsConfig, abc.ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EpisodeConfig(VisitConfig):
-    """Episodes of one kind: as many tasks, visits and room in each, in plain JSON values.
+class UniformConfig(VisitConfig):
+    """Episodes with as many tasks and as much room each, whatever says in which order they come.
 
     Attributes:
         num_tasks: M, distinct tasks of one episode.
-        cycles: C; an episode has M C visits.
-        schedule: order of the visits, a name of `nsr_gym.streams.SCHEDULES`.
-        markov_noise: with `schedule="markov"`, the probability of leaving the cycle.
         capacity: entries the bank holds; None for no limit.
         capacity_bytes: bytes the bank holds; None for no limit.
         embedding_noise: sigma: an arriving task's embedding e becomes e + sigma g / sqrt(d),
@@ -172,9 +169,6 @@ class EpisodeConfig(VisitConfig):
     """
 
     num_tasks: int = 10
-    cycles: int = 6
-    schedule: str = "cyclic"
-    markov_noise: float | None = None
     capacity: int | None = 16
     capacity_bytes: int | None = None
     embedding_noise: float = 0.0
@@ -182,13 +176,56 @@ class EpisodeConfig(VisitConfig):
     def __post_init__(self) -> None:
         """Check every value; see `VisitConfig`."""
         super().__post_init__()
-        check_choices(self, {"schedule": tuple(SCHEDULES)})
-        for name in ("num_tasks", "cycles"):
-            check_whole(name, getattr(self, name), least=1)
+        check_whole("num_tasks", self.num_tasks, least=1)
         for name in ("capacity", "capacity_bytes"):
             if getattr(self, name) is not None:
                 check_whole(name, getattr(self, name), least=0)
         check_number("embedding_noise", self.embedding_noise, low=0.0)
+
+    @property
+    @abc.abstractmethod
+    def num_visits(self) -> int:
+        """V, the visits of an episode."""
+
+    @property
+    def max_tasks(self) -> int:
+        """M."""
+        return self.num_tasks
+
+    @property
+    def max_visits(self) -> int:
+        """V."""
+        return self.num_visits
+
+    def plan(self, stream: TaskStream) -> EpisodePlan:
+        """Return the episode of a stream."""
+        return EpisodePlan(
+            stream=stream,
+            capacity=self.capacity,
+            capacity_bytes=self.capacity_bytes,
+            embedding_noise=self.embedding_noise,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeConfig(UniformConfig):
+    """Episodes of one kind, whose order is drawn, in plain JSON values.
+
+    Attributes:
+        cycles: C; an episode has M C visits.
+        schedule: order of the visits, a name of `nsr_gym.streams.SCHEDULES`.
+        markov_noise: with `schedule="markov"`, the probability of leaving the cycle.
+    """
+
+    cycles: int = 6
+    schedule: str = "cyclic"
+    markov_noise: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check every value; see `VisitConfig`."""
+        super().__post_init__()
+        check_choices(self, {"schedule": tuple(SCHEDULES)})
+        check_whole("cycles", self.cycles, least=1)
         if self.markov_noise is not None:
             check_number("markov_noise", self.markov_noise, low=0.0, high=1.0)
         # Schedules check how their options fit together when they draw.
@@ -205,16 +242,6 @@ class EpisodeConfig(VisitConfig):
         """V, the visits of an episode."""
         return self.num_tasks * self.cycles
 
-    @property
-    def max_tasks(self) -> int:
-        """M."""
-        return self.num_tasks
-
-    @property
-    def max_visits(self) -> int:
-        """V."""
-        return self.num_visits
-
     def draw_plan(self, pool: Pool, rng: np.random.Generator) -> EpisodePlan:
         """Draw an episode: the stream, and nothing else."""
         stream = make_stream(
@@ -225,12 +252,7 @@ class EpisodeConfig(VisitConfig):
             rng=rng,
             options=self.schedule_options,
         )
-        return EpisodePlan(
-            stream=stream,
-            capacity=self.capacity,
-            capacity_bytes=self.capacity_bytes,
-            embedding_noise=self.embedding_noise,
-        )
+        return self.plan(stream)
 
     def check_pool(self, pool: Pool) -> None:
         """Refuse a pool of fewer than M tasks."""

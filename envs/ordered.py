@@ -9,8 +9,8 @@ from typing import Any, Self
 import numpy as np
 
 from nsr_gym.datasets.streams_in import checked_positions
-from nsr_gym.envs.arguments import FACE_ARGUMENTS, check_number, check_whole
-from nsr_gym.envs.config import EpisodeConfig, VisitConfig
+from nsr_gym.envs.arguments import FACE_ARGUMENTS
+from nsr_gym.envs.config import UniformConfig
 from nsr_gym.envs.plans import EpisodePlan
 from nsr_gym.errors import InvalidValueError
 from nsr_gym.pools import Pool
@@ -21,7 +21,7 @@ _DRAWN = ("num_tasks", "cycles", "schedule", "markov_noise")
 
 
 @dataclass(frozen=True, kw_only=True)
-class OrderedConfig(VisitConfig):
+class OrderedConfig(UniformConfig):
     """Episodes that all have the same tasks in the same order, in plain JSON values.
 
     What else an episode draws (support images, batches, fresh directions) follows from its seed.
@@ -29,26 +29,14 @@ class OrderedConfig(VisitConfig):
     Attributes:
         visits: (V,) positions in the pool, one per visit.
         num_tasks: M, the tasks of the pool. All take part, visited or not.
-        capacity: as in `EpisodeConfig`.
-        capacity_bytes: as in `EpisodeConfig`.
-        embedding_noise: as in `EpisodeConfig`.
     """
 
     visits: tuple[int, ...]
-    num_tasks: int
-    capacity: int | None = EpisodeConfig.capacity
-    capacity_bytes: int | None = EpisodeConfig.capacity_bytes
-    embedding_noise: float = EpisodeConfig.embedding_noise
 
     def __post_init__(self) -> None:
         """Check every value; see `VisitConfig`."""
         super().__post_init__()
-        check_whole("num_tasks", self.num_tasks, least=1)
         object.__setattr__(self, "visits", checked_positions("visits", self.visits, self.num_tasks))
-        for name in ("capacity", "capacity_bytes"):
-            if getattr(self, name) is not None:
-                check_whole(name, getattr(self, name), least=0)
-        check_number("embedding_noise", self.embedding_noise, low=0.0)
 
     @classmethod
     def of_pool(cls, pool: Pool, visits: Sequence[int], arguments: Mapping[str, Any]) -> Self:
@@ -70,8 +58,7 @@ class OrderedConfig(VisitConfig):
                 f"Expected visits without {', '.join(drawn)}: tasks and their order follow from "
                 f"visits. Leave {', '.join(drawn)} out, or leave visits out to have an order drawn."
             )
-        order = checked_positions("visits", visits, len(pool))
-        given = dict(arguments) | {"visits": order, "num_tasks": len(pool)}
+        given = dict(arguments) | {"visits": visits, "num_tasks": len(pool)}
         return cls.from_arguments(given, others=FACE_ARGUMENTS)
 
     @property
@@ -79,24 +66,10 @@ class OrderedConfig(VisitConfig):
         """V, the visits of an episode."""
         return len(self.visits)
 
-    @property
-    def max_tasks(self) -> int:
-        """M."""
-        return self.num_tasks
-
-    @property
-    def max_visits(self) -> int:
-        """V."""
-        return self.num_visits
-
     def draw_plan(self, pool: Pool, rng: np.random.Generator) -> EpisodePlan:
         """Return the episode, always the same; nothing is drawn."""
-        return EpisodePlan(
-            stream=TaskStream.from_pool(pool, members=range(len(pool)), visits=self.visits),
-            capacity=self.capacity,
-            capacity_bytes=self.capacity_bytes,
-            embedding_noise=self.embedding_noise,
-        )
+        members = range(len(pool))
+        return self.plan(TaskStream.from_pool(pool, members=members, visits=self.visits))
 
     def check_pool(self, pool: Pool) -> None:
         """Refuse a pool of other than M tasks, which the visits are no positions in."""
