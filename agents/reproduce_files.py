@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
 from nsr_gym.evaluation.cells import read_parquet, write_parquet
-from nsr_gym.files import write_whole
+from nsr_gym.files import take_lock, write_whole
 from nsr_gym.report.summary import summarise
 
 
@@ -94,7 +93,8 @@ def write_gathered(folder: Path, experiment: str, labels: Sequence[str]) -> list
     """
     from nsr_gym.report.reproduce_figure import draw_experiment
 
-    with _one_after_another(folder):
+    with (folder / _LOCK).open("w") as lock:
+        take_lock(lock, wait=True)
         found = gather(folder, labels)
         if found is None:
             return []
@@ -113,16 +113,3 @@ def by_stream(label: str, visits: pd.DataFrame) -> pd.DataFrame:
         row.insert(3, "seed", seed)
         rows.append(row)
     return pd.concat(rows, ignore_index=True)
-
-
-@contextmanager
-def _one_after_another(folder: Path) -> Iterator[None]:
-    """Wait until no other process gathers in the folder; a killed process lets go of it."""
-    try:
-        import fcntl
-    except ImportError:  # no such locks on this system
-        yield
-        return
-    with (folder / _LOCK).open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -60,10 +60,11 @@ def reproduce(
         raise InvalidValueError(f"Expected --workers of at least 1; got {workers}.")
     labels = part_labels(experiment)
     own = {} if controller is None else {CONTROLLER: {"folder": str(controller)}}
+    files: list[Path] = []
     with counting_bar("parts") as show:
 
         def note(done: int, total: int) -> None:
-            write_gathered(folder, experiment, labels)
+            files[:] = write_gathered(folder, experiment, labels)
             show(done, total)
 
         summary, bounds, _ = run_experiment(
@@ -78,7 +79,6 @@ def reproduce(
             note=note,
             say=lambda line: errors.print(line, highlight=False, markup=False, soft_wrap=True),
         )
-    files = write_gathered(folder, experiment, labels)
     for label, rows in summary.groupby("label", sort=False):
         shown = Table(box=None, pad_edge=False, title=f"{experiment}, {label}")
         shown.add_column("agent")

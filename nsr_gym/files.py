@@ -7,10 +7,29 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 TEMPORARY = ".tmp-"
 """How the names of unfinished files begin."""
+
+
+def take_lock(file: IO[Any], *, wait: bool) -> None:
+    """Lock an open file for this process; closing it, or the end of the process, lets go of it.
+
+    On systems without such locks nothing happens.
+
+    Args:
+        file: open for writing.
+        wait: whether to wait for another process that has it.
+
+    Raises:
+        OSError: another process has it, and it is not to be waited for.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return
+    fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:

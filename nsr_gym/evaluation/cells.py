@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from nsr_gym.errors import FileFormatError, StateError
-from nsr_gym.files import TEMPORARY, write_whole
+from nsr_gym.files import TEMPORARY, take_lock, write_whole
 from nsr_gym.registry import AgentSpec, register_agent
 
 MANIFEST = "manifest.json"
@@ -134,14 +134,9 @@ class ResultFolder:
         Raises:
             StateError: another process is working in it.
         """
-        try:
-            import fcntl
-        except ImportError:  # no such locks on this system: two runs would do the work twice
-            yield
-            return
         with (self.path / LOCK).open("w") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                take_lock(file, wait=False)
             except OSError as error:
                 raise StateError(
                     f"Another process is working in {self.path}; wait for it or stop it."
