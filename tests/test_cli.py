@@ -7,14 +7,12 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from console import Call, caller, is_clear
 
-from nsr_gym import cli
 from nsr_gym.agents import agent_specs
 from nsr_gym.metrics.episodes import check_columns
 from nsr_gym.registration import ENVIRONMENTS
@@ -23,49 +21,10 @@ SETTINGS = ["num_tasks=2", "cycles=2", "learning_steps=2", "updates=1"]
 TINY = [part for setting in SETTINGS for part in ("--set", setting)]
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What a command left behind."""
-
-    status: int
-    out: str
-    err: str
-
-    @property
-    def text(self) -> str:
-        """Both streams, with the breaks that a narrow terminal makes removed."""
-        return " ".join((self.out + " " + self.err).split())
-
-
-Call = Callable[..., Answer]
-
-
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
     """Run the command in this process, as the console script does."""
-
-    def run(*arguments: str | Path) -> Answer:
-        monkeypatch.setattr(sys, "argv", ["nsr-gym", *map(str, arguments)])
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            status = int(end.code or 0)
-        out, err = capsys.readouterr()
-        return Answer(status, out, err)
-
-    return run
-
-
-def is_clear(answer: Answer) -> bool:
-    """One message, no traceback, exit status 2, nothing on standard output."""
-    lines = [line for line in answer.err.splitlines() if line.strip()]
-    return (
-        answer.status == 2
-        and "Traceback" not in answer.text
-        and len(lines) == 1
-        and lines[0].startswith("error: ")
-    )
+    return caller(monkeypatch, capsys)
 
 
 @pytest.fixture(scope="module")

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from console import Call, caller, is_clear
 
 from nsr_gym import cli
 from nsr_gym.registry import agent_specs
@@ -20,48 +19,10 @@ LIVE = "NSR/CyclicDigits-v0"
 SMALL = ["--set", "num_tasks=3", "--set", "cycles=3", "--seeds", "2", "--workers", "1"]
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What a command left behind."""
-
-    status: int
-    out: str
-    err: str
-
-    @property
-    def text(self) -> str:
-        """Both streams, with the breaks that a narrow terminal makes removed."""
-        return " ".join((self.out + " " + self.err).split())
-
-
-Call = Callable[..., Answer]
-
-
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
     """Run the command in this process, as the console script does."""
-
-    def run(*arguments: str | Path) -> Answer:
-        monkeypatch.setattr(sys, "argv", ["nsr-gym", *map(str, arguments)])
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            status = int(end.code or 0)
-        out, err = capsys.readouterr()
-        return Answer(status, out, err)
-
-    return run
-
-
-def is_clear(answer: Answer) -> bool:
-    lines = [line for line in answer.err.splitlines() if line.strip()]
-    return (
-        answer.status == 2
-        and "Traceback" not in answer.text
-        and len(lines) == 1
-        and lines[0].startswith("error: ")
-    )
+    return caller(monkeypatch, capsys)
 
 
 def test_an_exact_environment_is_played_judged_and_drawn(tmp_path: Path, call: Call) -> None:

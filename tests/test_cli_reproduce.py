@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from console import Call, caller, is_clear
 
-from nsr_gym import cli
 from nsr_gym.agents import reproduce, thresholds
 from nsr_gym.agents.reproduce import Part
 
@@ -19,23 +16,6 @@ SMALL = [
     for setting in ("cycles=2", "learning_steps=2", "updates=1", "support_size=32")
     for part in ("--set", setting)
 ]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a command left behind."""
-
-    status: int
-    out: str
-    err: str
-
-    @property
-    def text(self) -> str:
-        """Both streams, with the breaks that a narrow terminal makes removed."""
-        return " ".join((self.out + " " + self.err).split())
-
-
-Call = Callable[..., Answer]
 
 
 @pytest.fixture
@@ -54,29 +34,8 @@ def call(
     # The others project features to thousands of numbers, which takes longer than all the rest.
     monkeypatch.setattr(reproduce, "IMAGE_FLOORS", reproduce.IMAGE_FLOORS[:1])
 
-    def run(*arguments: str | Path) -> Answer:
-        command = ["nsr-gym", "reproduce", *map(str, arguments), "--runs", str(tmp_path)]
-        monkeypatch.setattr(sys, "argv", command)
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            status = int(end.code or 0)
-        out, err = capsys.readouterr()
-        return Answer(status, out, err)
-
-    return run
-
-
-def is_clear(answer: Answer) -> bool:
-    """One message, no traceback, exit status 2."""
-    lines = [line for line in answer.err.splitlines() if line.strip()]
-    return (
-        answer.status == 2
-        and "Traceback" not in answer.text
-        and len(lines) == 1
-        and lines[0].startswith("error: ")
-    )
+    run = caller(monkeypatch, capsys)
+    return lambda *arguments: run("reproduce", *arguments, "--runs", tmp_path)
 
 
 def labels(file: Path) -> list[str]:

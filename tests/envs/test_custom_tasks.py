@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as check_env_of_sb3
+from vector_tasks import arrays, small_backbone
 
 from nsr_gym.agents import make_agent
 from nsr_gym.backbones.mlp import MLPBackbone
-from nsr_gym.backbones.pretrain import Recipe, pretrain_mlp
 from nsr_gym.datasets import pool_from_arrays
 from nsr_gym.envs import ContinualEnv, ContinualVectorEnv
 from nsr_gym.errors import DataError, InvalidValueError, StateError, UnknownNameError
@@ -23,14 +23,6 @@ SETTINGS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def arrays(seed: int) -> tuple[np.ndarray, ...]:
-    """Make one task: a linear labelling of vectors of 12 numbers by 4 classes."""
-    rng = np.random.default_rng(seed)
-    x, w = rng.normal(size=(150, 12)).astype(np.float32), rng.normal(size=(12, 4))
-    y = (x @ w).argmax(axis=1)
-    return x[:100], y[:100], x[100:], y[100:]
-
-
 def make_pool(split: str, seeds: range) -> TaskPool:
     return pool_from_arrays(
         {f"{split}-{i}": arrays(i) for i in seeds}, split=split, classes=range(4)
@@ -39,8 +31,7 @@ def make_pool(split: str, seeds: range) -> TaskPool:
 
 @pytest.fixture(scope="module")
 def backbone() -> MLPBackbone:
-    x, y, *_ = arrays(99)
-    return pretrain_mlp(x, y, num_classes=4, recipe=Recipe(widths=(16, 8), epochs=2))
+    return small_backbone()
 
 
 @pytest.fixture(scope="module")

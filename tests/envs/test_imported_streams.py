@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
+from vector_tasks import arrays, small_backbone
 
 from nsr_gym.backbones.mlp import MLPBackbone
-from nsr_gym.backbones.pretrain import Recipe, pretrain_mlp
 from nsr_gym.datasets import ImportedStream, from_arrays, from_avalanche
 from nsr_gym.envs import ContinualEnv, ContinualVectorEnv, EpisodeConfig, check_vector_env
 from nsr_gym.envs.ordered import OrderedConfig
@@ -31,18 +31,9 @@ FRESH = np.array([0, 2, 1])
 IMPORTED = "NSR/ImportedStreamOfATest-v0"
 
 
-def arrays(seed: int) -> tuple[np.ndarray, ...]:
-    """Make one task: a linear labelling of vectors of 12 numbers by 4 classes."""
-    rng = np.random.default_rng(seed)
-    x, w = rng.normal(size=(150, 12)).astype(np.float32), rng.normal(size=(12, 4))
-    y = (x @ w).argmax(axis=1)
-    return x[:100], y[:100], x[100:], y[100:]
-
-
 @pytest.fixture(scope="module")
 def backbone() -> MLPBackbone:
-    x, y, *_ = arrays(99)
-    return pretrain_mlp(x, y, num_classes=4, recipe=Recipe(widths=(16, 8), epochs=2))
+    return small_backbone()
 
 
 @pytest.fixture(scope="module")
